@@ -1,0 +1,179 @@
+"""Holds the template to the contract, the functions, their sample events and their settings.
+
+    check_template.py          run from the repository's root, with aws-sam-translator installed
+
+Prints every fault it finds and exits with 1 if there is one.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+from expand_template import expand
+from samtranslator.yaml_helper import yaml_parse
+
+# The HTTP contract: route → function. Admin routes are the ones under /api/admin/.
+CONTRACT = {
+    "POST /api/runners/register": "register",
+    "POST /api/queue/claim": "claim",
+    "POST /api/queue/{run_id}/heartbeat": "heartbeat",
+    "POST /api/queue/{run_id}/submit": "submit",
+    "POST /api/queue/{run_id}/release": "release",
+    "GET /api/queue/{run_id}": "status",
+    "GET /api/jwks.json": "jwks",
+    "GET /api/admin/keys": "keys",
+    "POST /api/admin/keys": "keys",
+    "DELETE /api/admin/keys/{key_id}": "keys",
+    "POST /api/admin/runs": "runs",
+    "GET /api/admin/runs": "runs",
+    "POST /api/admin/runs/{run_id}/cancel": "runs",
+    "POST /api/admin/runs/{run_id}/requeue": "runs",
+}
+BEHIND_NO_ROUTE = {"reaper", "migrate", "rotate"}
+# Read by the functions in Rust but set by whoever runs them outside the cloud.
+LOCAL_SETTINGS = {"DATABASE_URL", "SIGNING_KEYS_FILE", "TRUSTED_ROOT_FILE"}
+SETTING = re.compile(r'"((?:DATABASE|HEARTBEAT|LEASE|PUBLIC|SIGNING|TOKEN|TRUSTED)_[A-Z_]+)"')
+
+faults = []
+
+
+def check(holds, fault):
+    if not holds:
+        faults.append(fault)
+
+
+def same(found, expected, what):
+    found, expected = set(found), set(expected)
+    check(found == expected, f"{what}: missing {sorted(expected - found)}, too many {sorted(found - expected)}")
+
+
+def of_type(resources, kind):
+    return {name: r for name, r in resources.items() if r["Type"] == kind}
+
+
+def references(value):
+    """Every logical id and parameter that `value` names, in Ref, Fn::GetAtt and Fn::Sub."""
+    if isinstance(value, list):
+        return set().union(*map(references, value))
+    if not isinstance(value, dict):
+        return set()
+    found = set()
+    for key, inner in value.items():
+        if key == "Ref":
+            found.add(inner)
+        elif key == "Fn::GetAtt":
+            found.add(inner[0] if isinstance(inner, list) else inner.split(".")[0])
+        elif key == "Fn::Sub":
+            text = inner[0] if isinstance(inner, list) else inner
+            found.update(name.split(".")[0] for name in re.findall(r"\$\{([^}!]+)\}", text))
+            found |= references(inner[1:]) if isinstance(inner, list) else set()
+        else:
+            found |= references(inner)
+    return found
+
+
+def check_routes(written, expanded):
+    """Routes, their functions and their authorization are the contract's."""
+    functions = of_type(written["Resources"], "AWS::Serverless::Function")
+    aliases = of_type(expanded["Resources"], "AWS::Lambda::Alias")
+    integrations = of_type(expanded["Resources"], "AWS::ApiGatewayV2::Integration")
+    found = {}
+    for name, route in of_type(expanded["Resources"], "AWS::ApiGatewayV2::Route").items():
+        properties = route["Properties"]
+        integration = re.fullmatch(r"integrations/\$\{(\w+)\}", properties["Target"]["Fn::Sub"])[1]
+        alias = integrations[integration]["Properties"]["IntegrationUri"]["Ref"]
+        function = functions[aliases[alias]["Properties"]["FunctionName"]["Ref"]]
+        key = properties["RouteKey"]
+        found[key] = function["Metadata"]["BuildProperties"]["Binary"]
+        wanted = "AWS_IAM" if "/api/admin/" in key else "NONE"
+        check(properties["AuthorizationType"] == wanted, f"{name}: authorization is not {wanted}")
+    same(found.items(), CONTRACT.items(), "routes and their functions")
+
+    stage = written["Resources"]["ApiStage"]
+    keys = {n: r["Properties"]["RouteKey"] for n, r in of_type(
+        written["Resources"], "AWS::ApiGatewayV2::Route").items()}
+    throttled = set(stage["Properties"]["RouteSettings"])
+    same((keys[n] for n in stage["DependsOn"]), throttled, "routes the stage waits for and throttles")
+    for action in ("claim", "{run_id}/heartbeat", "{run_id}/submit", "{run_id}/release"):
+        check(f"POST /api/queue/{action}" in throttled, f"{action} has no bucket of its own")
+
+
+def check_functions(written):
+    """One function per folder, per binary, per name."""
+    names = set()
+    for logical, function in of_type(written["Resources"], "AWS::Serverless::Function").items():
+        binary = function["Metadata"]["BuildProperties"]["Binary"]
+        names.add(binary)
+        check(logical == f"{binary.capitalize()}Function", f"{logical} builds {binary}")
+        check(function["Properties"]["CodeUri"] == f"functions/{binary}", f"{logical} builds another folder")
+        check(function["Properties"]["FunctionName"]["Fn::Sub"] == "${AWS::StackName}-" + binary,
+              f"{logical} is not named after its binary")
+    same(names, set(CONTRACT.values()) | BEHIND_NO_ROUTE, "functions of the template")
+    same((p.parent.name for p in pathlib.Path("functions").glob("*/Cargo.toml")), names, "folders in functions/")
+
+
+def check_events():
+    """Every route has a sample event, and every event fits the function it is for."""
+    routes = set()
+    for path in sorted(pathlib.Path("events").glob("*.json")):
+        event = json.loads(path.read_text(encoding="utf-8"))
+        function = path.stem.split("-")[0]
+        check(function in set(CONTRACT.values()) | BEHIND_NO_ROUTE, f"{path}: no such function")
+        key = event.get("routeKey")
+        if key is None:
+            continue
+        routes.add(key)
+        check(CONTRACT.get(key) == function, f"{path}: {key} is not a route of {function}")
+        signed = "iam" in event["requestContext"].get("authorizer", {})
+        check(signed == ("/api/admin/" in key), f"{path}: IAM context where there is none, or none where there is")
+    same(routes, CONTRACT, "routes with a sample event")
+
+
+def check_policies(expanded):
+    """No action and no resource is a wildcard in the policies that are ours."""
+    for name, role in of_type(expanded["Resources"], "AWS::IAM::Role").items():
+        text = json.dumps(role["Properties"].get("Policies", []))
+        check('"*"' not in text, f"{name}: a policy names every resource")
+        check(not re.search(r'"[a-z0-9]+:\*"', text), f"{name}: a policy allows every action")
+
+
+def check_settings(written):
+    """The variables the code reads are the variables the template sets."""
+    code = [*pathlib.Path("shared/lambda/src").rglob("*.rs"), *pathlib.Path("functions").glob("*/src/**/*.rs")]
+    read = set().union(*(SETTING.findall(path.read_text(encoding="utf-8")) for path in code)) - LOCAL_SETTINGS
+    put = set().union(*(
+        function["Properties"].get("Environment", {}).get("Variables", {})
+        for function in of_type(written["Resources"], "AWS::Serverless::Function").values()))
+    same(put, read, "environment variables")
+
+
+def check_versions(expanded):
+    """A changed parameter reaches the alias: the version's description names all that configures it."""
+    resources, parameters = expanded["Resources"], expanded["Parameters"]
+    for name, version in of_type(resources, "AWS::Lambda::Version").items():
+        function = resources[version["Properties"]["FunctionName"]["Ref"]]["Properties"]
+        configured = references([function.get("Environment"), function["LoggingConfig"]])
+        # A restore replaces the database, and its secret with it; the proxy's address stays.
+        expected = {r for r in configured if r in parameters or r == "Database"}
+        named = references(version["Properties"]["Description"])
+        check(expected <= named, f"{name}: description does not name {sorted(expected - named)}")
+
+
+def main():
+    with open("template.yaml", encoding="utf-8") as file:
+        written = yaml_parse(file)
+    expanded = expand("template.yaml", {})
+    check_routes(written, expanded)
+    check_functions(written)
+    check_events()
+    check_policies(expanded)
+    check_settings(written)
+    check_versions(expanded)
+    for fault in faults:
+        print(f"template: {fault}", file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()
