@@ -45,7 +45,8 @@ def check(holds, fault):
 
 def same(found, expected, what):
     found, expected = set(found), set(expected)
-    check(found == expected, f"{what}: missing {sorted(expected - found)}, too many {sorted(found - expected)}")
+    missing, surplus = sorted(expected - found), sorted(found - expected)
+    check(not missing and not surplus, f"{what}: missing {missing}, too many {surplus}")
 
 
 def of_type(resources, kind):
@@ -110,7 +111,8 @@ def check_functions(written):
         check(function["Properties"]["FunctionName"]["Fn::Sub"] == "${AWS::StackName}-" + binary,
               f"{logical} is not named after its binary")
     same(names, set(CONTRACT.values()) | BEHIND_NO_ROUTE, "functions of the template")
-    same((p.parent.name for p in pathlib.Path("functions").glob("*/Cargo.toml")), names, "folders in functions/")
+    folders = (path.parent.name for path in pathlib.Path("functions").glob("*/Cargo.toml"))
+    same(folders, names, "folders in functions/")
 
 
 def check_events():
@@ -126,7 +128,7 @@ def check_events():
         routes.add(key)
         check(CONTRACT.get(key) == function, f"{path}: {key} is not a route of {function}")
         signed = "iam" in event["requestContext"].get("authorizer", {})
-        check(signed == ("/api/admin/" in key), f"{path}: IAM context where there is none, or none where there is")
+        check(signed == ("/api/admin/" in key), f"{path}: has an IAM context where AWS sends none, or lacks it")
     same(routes, CONTRACT, "routes with a sample event")
 
 
@@ -140,7 +142,7 @@ def check_policies(expanded):
 
 def check_settings(written):
     """The variables the code reads are the variables the template sets."""
-    code = [*pathlib.Path("shared/lambda/src").rglob("*.rs"), *pathlib.Path("functions").glob("*/src/**/*.rs")]
+    code = [*pathlib.Path("shared/lambda/src").rglob("*.rs"), *pathlib.Path("functions").rglob("src/*.rs")]
     read = set().union(*(SETTING.findall(path.read_text(encoding="utf-8")) for path in code)) - LOCAL_SETTINGS
     put = set().union(*(
         function["Properties"].get("Environment", {}).get("Variables", {})

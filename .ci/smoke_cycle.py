@@ -1,0 +1,211 @@
+"""Runs one job through a stack deployed on MiniStack: register, enqueue, claim, heartbeat, submit.
+
+Everything goes through the stand-in's API gateway, with its IAM on. The result is a real one, from
+events/submit.json, signed anew for a run and a runner of this test. Where to find the stand-in, and keys with
+every right, come from the environment (AWS_ENDPOINT_URL and the AWS credentials).
+"""
+
+import base64
+import hashlib
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+
+import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+STACK = "bakeoff-smoke"
+ENDPOINT = os.environ["AWS_ENDPOINT_URL"]
+
+
+def expect(condition, what, found):
+    if not condition:
+        sys.exit(f"smoke test: {what}: {found}")
+    print(f"ok: {what}")
+
+
+def base64url(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers = status, headers
+        try:
+            self.json = json.loads(body) if body else None
+        except ValueError:
+            self.json = body.decode(errors="replace")
+
+    def __str__(self):
+        return f"{self.status} {json.dumps(self.json)[:600]}"
+
+
+class Gateway:
+    """The deployed API, as an outside caller reaches it."""
+
+    def __init__(self, public_url):
+        # MiniStack serves an API under its id; the public URL is only what the API calls itself.
+        self.public_url = public_url
+        identifier = public_url.removeprefix("https://").split(".")[0]
+        self.base = f"{ENDPOINT}/_aws/execute-api/{identifier}/$default"
+
+    def call(self, method, path, body=None, headers=None, credentials=None):
+        data = compact(body) if body is not None else b""
+        headers = {"content-type": "application/json", **(headers or {})}
+        if credentials:
+            request = AWSRequest(method=method, url=self.base + path, data=data, headers=headers)
+            SigV4Auth(credentials, "execute-api", "us-east-1").add_auth(request)
+            headers = dict(request.headers.items())
+        request = urllib.request.Request(self.base + path, data=data or None, method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return Reply(response.status, response.headers, response.read())
+        except urllib.error.HTTPError as error:
+            return Reply(error.code, error.headers, error.read())
+
+
+def make_signing_key(secret):
+    """The four steps of a rotation, which MiniStack does not take by itself."""
+    token = str(uuid.uuid4())
+    for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+        reply = boto3.client("lambda").invoke(
+            FunctionName=f"{STACK}-rotate",
+            Payload=compact({"Step": step, "SecretId": secret, "ClientRequestToken": token}))
+        expect("FunctionError" not in reply, f"rotation: {step}", reply["Payload"].read()[:300])
+
+
+def admin_credentials(name, policy):
+    iam = boto3.client("iam")
+    iam.create_user(UserName=name)
+    if policy:
+        iam.put_user_policy(UserName=name, PolicyName="api", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return Credentials(key["AccessKeyId"], key["SecretAccessKey"])
+
+
+def check_admin_routes(gateway):
+    """Only who may, and can prove it, gets in. Returns the credentials that do."""
+    statement = {"Effect": "Allow", "Action": "execute-api:Invoke",
+                 "Resource": "arn:aws:execute-api:*:*:*/*/api/admin/*"}
+    allowed = admin_credentials("smoke-admin", {"Version": "2012-10-17", "Statement": [statement]})
+    refused = {
+        "unsigned": None,
+        "signed with a wrong key": Credentials(allowed.access_key, allowed.secret_key[::-1]),
+        "signed by one without permission": admin_credentials("smoke-nobody", None),
+    }
+    for case, credentials in refused.items():
+        reply = gateway.call("GET", "/api/admin/keys", credentials=credentials)
+        expect(reply.status == 403, f"{case} admin request refused", reply)
+    reply = gateway.call("GET", "/api/admin/keys", credentials=allowed)
+    expect(reply.status == 200 and reply.json["keys"] == [], "admin request", reply)
+    return allowed
+
+
+def run_specification(result):
+    """What an admin enqueues so that `result` is its answer."""
+    config = result["config"]
+    model = {
+        "schema_version": 1,
+        "name": "smoke",
+        "creator": {"name": "smoke", "display_name": "Smoke", "homepage": "https://example.org/smoke"},
+        "model_hash": "sha256:" + hashlib.sha256(b"smoke").hexdigest(),
+        "parameter_count_b": 9.0,
+        "active_parameter_count_b": 9.0,
+        "architecture": "Dense",
+        "file_format": "GGUF",
+        "quantization": "q4_k_m",
+        "sources": [{"source_type": "huggingface", "url": "https://huggingface.co/example/smoke"}],
+    }
+    return {
+        "run_id": result["run_id"],
+        "publisher_id": "smoke",
+        "models": [{"id": entry["id"], "descriptor": model} for entry in config["models"]],
+        "prompts": [
+            {"id": entry["id"], "file_path": f"prompts/{entry['id']}.md", "git_commit_hash": "ad48ac3"}
+            for entry in config["prompts"]
+        ],
+        "tasks": result["tasks"],
+        "config": config,
+    }
+
+
+def signed_result(run_id, key):
+    """The sample result for another run, in the harness's envelope."""
+    with open("events/submit.json", encoding="utf-8") as file:
+        text = json.load(file)["body"]
+    sample = json.loads(text)["envelope"]["result"]
+    result = json.loads(json.dumps(sample).replace(sample["run_id"], run_id))
+    digest = hashlib.sha256(json.dumps(result, sort_keys=True, separators=(",", ":")).encode()).digest()
+    sig = {
+        "sha256": digest.hex(),
+        "signature": base64.b64encode(key.sign(digest)).decode(),
+        "runner_id": "smoke",
+        "signed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    return {"result": result, "sig": sig}
+
+
+def proof(key, public, url):
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": base64url(public)}
+    head = base64url(compact({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": jwk}))
+    claims = {"htm": "POST", "htu": url, "iat": int(time.time()), "jti": str(uuid.uuid4())}
+    claims = base64url(compact(claims))
+    return f"{head}.{claims}.{base64url(key.sign(f'{head}.{claims}'.encode()))}"
+
+
+def main():
+    outputs = boto3.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
+    outputs = {entry["OutputKey"]: entry["OutputValue"] for entry in outputs}
+    gateway = Gateway(outputs["ApiUrl"])
+    make_signing_key(outputs["SigningKeysSecretArn"])
+    reply = gateway.call("GET", "/api/jwks.json")
+    expect(reply.status == 200 and len(reply.json["keys"]) == 1, "public keys", reply)
+
+    admin = check_admin_routes(gateway)
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes_raw()
+    encoded = base64.b64encode(public).decode()
+    entry = {"public_key": encoded, "label": "smoke"}
+    reply = gateway.call("POST", "/api/admin/keys", entry, credentials=admin)
+    expect(reply.status == 201, "key allowed", reply)
+    run_id = str(uuid.uuid4())
+    envelope = signed_result(run_id, key)
+    reply = gateway.call("POST", "/api/admin/runs", run_specification(envelope["result"]), credentials=admin)
+    expect(reply.status == 201, "run enqueued", reply)
+
+    register = "/api/runners/register"
+    reply = gateway.call("POST", register, {
+        "public_key": encoded, "hostname": "smoke-01",
+        "capabilities": {"vram_gb": 24, "quantizations": ["q4_k_m"]},
+    }, {"DPoP": proof(key, public, gateway.public_url + register)})
+    expect(reply.status == 200, "registered", reply)
+    bearer = {"authorization": f"Bearer {reply.json['token']}"}
+    reply = gateway.call("POST", "/api/queue/claim", {}, bearer)
+    expect(reply.status == 200 and reply.json["run_id"] == run_id, "claimed", reply)
+    claim_id = reply.json["claim_id"]
+    reply = gateway.call("POST", f"/api/queue/{run_id}/heartbeat", {"claim_id": claim_id}, bearer)
+    expect(reply.status == 200 and reply.json["directive"] == "continue", "heartbeat", reply)
+
+    submit = f"/api/queue/{run_id}/submit"
+    forged = {**envelope, "result": {**envelope["result"], "timestamp": "20000101-000000"}}
+    reply = gateway.call("POST", submit, {"claim_id": claim_id, "envelope": forged}, bearer)
+    expect(reply.status == 422 and reply.json["code"] == "signature_invalid", "forged result refused", reply)
+    reply = gateway.call("POST", submit, {"claim_id": claim_id, "envelope": envelope}, bearer)
+    expect(reply.status == 201 and reply.json["status"] == "COMPLETE", "submitted", reply)
+    reply = gateway.call("GET", f"/api/queue/{run_id}", headers=bearer)
+    expect(reply.status == 200, "status", reply)
+
+
+if __name__ == "__main__":
+    main()
