@@ -128,7 +128,7 @@ def check_events():
         routes.add(key)
         check(CONTRACT.get(key) == function, f"{path}: {key} is not a route of {function}")
         signed = "iam" in event["requestContext"].get("authorizer", {})
-        check(signed == ("/api/admin/" in key), f"{path}: has an IAM context where AWS sends none, or lacks it")
+        check(signed == ("/api/admin/" in key), f"{path}: an IAM context too many or too few")
     same(routes, CONTRACT, "routes with a sample event")
 
 

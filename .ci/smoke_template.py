@@ -1,10 +1,11 @@
 """Prints template.yaml cut down to what MiniStack can play, as JSON, ready for `sam build` and `sam deploy`.
 
-    smoke_template.py DATABASE_URL
+    smoke_template.py DATABASE_URL ENDPOINT
 
 Routes, integrations, permissions, functions, policies, the migration and the schedule stay as they are.
 What goes: the network, the database and its proxy (the functions get DATABASE_URL instead), CodeDeploy, the
 rotation schedule, and alarms over several metrics. Whatever pointed at something that went goes with it.
+The functions are told where their AWS is, which MiniStack leaves to its user.
 """
 
 import json
@@ -46,8 +47,17 @@ def without(value, gone):
     return {key: inner for key, inner in kept.items() if inner is not GONE}
 
 
-def playable(template, database_url):
-    """The template less what MiniStack does not know, with the functions' database at `database_url`."""
+def by_arn(value):
+    """`value` with a secret's ARN asked for by its other name: MiniStack's Ref is the secret's name."""
+    if value == {"Ref": "SigningKeys"}:
+        return {"Fn::GetAtt": ["SigningKeys", "Id"]}
+    if isinstance(value, list):
+        return [by_arn(inner) for inner in value]
+    return {key: by_arn(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+
+def playable(template, database_url, endpoint):
+    """The template less what MiniStack does not know, its functions using this database and this AWS."""
     root = pathlib.Path.cwd()
     architecture = {"aarch64": "arm64", "x86_64": "x86_64"}[platform.machine()]
     resources = template["Resources"]
@@ -73,14 +83,15 @@ def playable(template, database_url):
             del variables[name]
         if settings:
             variables["DATABASE_URL"] = database_url
+        variables["AWS_ENDPOINT_URL"] = endpoint
     for section in ("Resources", "Outputs"):
         template[section] = {name: kept for name, kept in (
             (name, without(entry, gone)) for name, entry in template[section].items() if name not in gone)
             if kept is not GONE and (section == "Resources" or "Value" in kept)}
     assert not references(template["Resources"]) & gone
-    return template
+    return by_arn(template)
 
 
 if __name__ == "__main__":
     with open("template.yaml", encoding="utf-8") as file:
-        json.dump(playable(yaml_parse(file), sys.argv[1]), sys.stdout, indent=1)
+        json.dump(playable(yaml_parse(file), *sys.argv[1:]), sys.stdout, indent=1)
