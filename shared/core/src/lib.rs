@@ -1,4 +1,5 @@
 //! Placeholder.
 
 pub mod canonical;
+pub mod envelope;
 pub mod fault;
