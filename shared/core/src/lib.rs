@@ -3,3 +3,5 @@
 pub mod canonical;
 pub mod envelope;
 pub mod fault;
+pub mod metrics;
+pub mod result;
