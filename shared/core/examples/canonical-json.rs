@@ -24,11 +24,7 @@ fn answer(line: &[u8]) -> String {
         Err(error) => return format!("refused: the line is not a JSON string: {error}"),
     };
     match Canonical::of(text.as_bytes()) {
-        Ok(form) => form
-            .sha256()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        Ok(form) => form.sha256().iter().map(|byte| format!("{byte:02x}")).collect(),
         Err(why) => format!("refused: {why}"),
     }
 }

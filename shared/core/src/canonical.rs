@@ -92,10 +92,8 @@ impl Canonical {
     ///
     /// The first thing that keeps the text from having a canonical form.
     pub fn of(text: &[u8]) -> Result<Self, NotCanonical> {
-        let text = std::str::from_utf8(text).map_err(|error| NotCanonical {
-            reason: Reason::NotUtf8,
-            offset: error.valid_up_to(),
-        })?;
+        let text = std::str::from_utf8(text)
+            .map_err(|error| NotCanonical { reason: Reason::NotUtf8, offset: error.valid_up_to() })?;
         let mut reader = Reader {
             text,
             at: 0,
@@ -110,26 +108,21 @@ impl Canonical {
         };
         reader.document()?;
         let mut form = reader.form;
-        form.unsorted
-            .sort_unstable_by_key(|object| object.span.start);
+        form.unsorted.sort_unstable_by_key(|object| object.span.start);
         Ok(form)
     }
 
     /// The SHA-256 of the canonical form.
     pub fn sha256(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        self.write(0..self.received_order.len(), &mut |bytes| {
-            digest.update(bytes)
-        });
+        self.write(0..self.received_order.len(), &mut |bytes| digest.update(bytes));
         digest.finalize().into()
     }
 
     /// The canonical form itself: ASCII.
     pub fn bytes(&self) -> Vec<u8> {
         let mut form = Vec::with_capacity(self.received_order.len());
-        self.write(0..self.received_order.len(), &mut |bytes| {
-            form.extend_from_slice(bytes)
-        });
+        self.write(0..self.received_order.len(), &mut |bytes| form.extend_from_slice(bytes));
         form
     }
 
@@ -137,10 +130,7 @@ impl Canonical {
     /// [`MAX_NESTING`].
     fn write(&self, span: Range<usize>, sink: &mut impl FnMut(&[u8])) {
         let mut at = span.start;
-        while let Some(object) = self
-            .next_unsorted(at)
-            .filter(|object| object.span.start < span.end)
-        {
+        while let Some(object) = self.next_unsorted(at).filter(|object| object.span.start < span.end) {
             sink(&self.received_order[at..object.span.start]);
             let mut separator = b"{";
             for member in &self.members[object.members.clone()] {
@@ -155,10 +145,7 @@ impl Canonical {
     }
 
     fn next_unsorted(&self, from: usize) -> Option<&Unsorted> {
-        self.unsorted.get(
-            self.unsorted
-                .partition_point(|object| object.span.start < from),
-        )
+        self.unsorted.get(self.unsorted.partition_point(|object| object.span.start < from))
     }
 }
 
@@ -269,10 +256,7 @@ impl Reader<'_> {
         self.skip_space();
         self.punctuation(b':', "`:`")?;
         self.value(depth)?;
-        self.members.push(Member {
-            name,
-            span: start..self.form.received_order.len(),
-        });
+        self.members.push(Member { name, span: start..self.form.received_order.len() });
         Ok(())
     }
 
@@ -285,17 +269,12 @@ impl Reader<'_> {
             return Ok(());
         }
         members.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-        if let Some(twice) = members
-            .windows(2)
-            .find(|pair| name(&pair[0]) == name(&pair[1]))
-        {
+        if let Some(twice) = members.windows(2).find(|pair| name(&pair[0]) == name(&pair[1])) {
             let name = quoted(&String::from_utf8_lossy(name(&twice[0])));
             return self.refuse(Reason::DuplicateKey(name));
         }
         let first = self.form.members.len();
-        self.form
-            .members
-            .extend(members.iter().map(|member| member.span.clone()));
+        self.form.members.extend(members.iter().map(|member| member.span.clone()));
         self.form.unsorted.push(Unsorted {
             span: start..self.form.received_order.len(),
             members: first..self.form.members.len(),
@@ -319,8 +298,7 @@ impl Reader<'_> {
             };
             if kind == Text::Name {
                 let mut utf8 = [0; 4];
-                self.names
-                    .extend_from_slice(character.encode_utf8(&mut utf8).as_bytes());
+                self.names.extend_from_slice(character.encode_utf8(&mut utf8).as_bytes());
             }
             write_escaped(character, &mut self.form.received_order);
         }
@@ -333,10 +311,7 @@ impl Reader<'_> {
     fn plain_run(&mut self, kind: Text) {
         let rest = &self.text.as_bytes()[self.at..];
         let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-        let length = rest
-            .iter()
-            .position(|byte| !plain(byte))
-            .unwrap_or(rest.len());
+        let length = rest.iter().position(|byte| !plain(byte)).unwrap_or(rest.len());
         self.form.received_order.extend_from_slice(&rest[..length]);
         if kind == Text::Name {
             self.names.extend_from_slice(&rest[..length]);
@@ -368,10 +343,7 @@ impl Reader<'_> {
 
     fn unicode_escape(&mut self) -> Result<char, NotCanonical> {
         let start = self.at - 1;
-        let lone = NotCanonical {
-            reason: Reason::LoneSurrogate,
-            offset: start,
-        };
+        let lone = NotCanonical { reason: Reason::LoneSurrogate, offset: start };
         let first = self.utf16_unit()?;
         if !(0xd800..0xdc00).contains(&first) {
             return char::from_u32(first.into()).ok_or(lone);
@@ -381,26 +353,17 @@ impl Reader<'_> {
         }
         self.at += 1;
         let second = self.utf16_unit()?;
-        char::decode_utf16([first, second])
-            .next()
-            .and_then(Result::ok)
-            .ok_or(lone)
+        char::decode_utf16([first, second]).next().and_then(Result::ok).ok_or(lone)
     }
 
     /// The four digits after a `u`, at which the reader stands.
     fn utf16_unit(&mut self) -> Result<u16, NotCanonical> {
         self.at += 1;
-        let digits = self
-            .text
-            .as_bytes()
-            .get(self.at..self.at + 4)
-            .unwrap_or_default();
+        let digits = self.text.as_bytes().get(self.at..self.at + 4).unwrap_or_default();
         if digits.len() < 4 || !digits.iter().all(u8::is_ascii_hexdigit) {
             return self.refuse(Reason::Syntax("four hexadecimal digits"));
         }
-        let unit = digits
-            .iter()
-            .filter_map(|digit| char::from(*digit).to_digit(16));
+        let unit = digits.iter().filter_map(|digit| char::from(*digit).to_digit(16));
         let unit = unit.fold(0, |unit, digit| unit << 4 | digit as u16);
         self.at += 4;
         Ok(unit)
@@ -429,15 +392,10 @@ impl Reader<'_> {
             return self.float(start, spelling);
         }
         if digits > MAX_INTEGER_DIGITS {
-            return Err(NotCanonical {
-                reason: Reason::IntegerTooLong,
-                offset: start,
-            });
+            return Err(NotCanonical { reason: Reason::IntegerTooLong, offset: start });
         }
         let spelling = if spelling == "-0" { "0" } else { spelling };
-        self.form
-            .received_order
-            .extend_from_slice(spelling.as_bytes());
+        self.form.received_order.extend_from_slice(spelling.as_bytes());
         Ok(())
     }
 
@@ -447,10 +405,7 @@ impl Reader<'_> {
                 write_float(value, &mut self.digits, &mut self.form.received_order);
                 Ok(())
             }
-            _ => Err(NotCanonical {
-                reason: Reason::NumberOutOfRange,
-                offset: start,
-            }),
+            _ => Err(NotCanonical { reason: Reason::NumberOutOfRange, offset: start }),
         }
     }
 
@@ -459,11 +414,7 @@ impl Reader<'_> {
         while matches!(self.peek(), Some(b'0'..=b'9')) {
             self.at += 1;
         }
-        if self.at == start {
-            self.refuse(Reason::Syntax("a digit"))
-        } else {
-            Ok(())
-        }
+        if self.at == start { self.refuse(Reason::Syntax("a digit")) } else { Ok(()) }
     }
 
     fn open(&mut self, depth: usize, bracket: u8) -> Result<(), NotCanonical> {
@@ -507,10 +458,7 @@ impl Reader<'_> {
     }
 
     fn refuse<T>(&self, reason: Reason) -> Result<T, NotCanonical> {
-        Err(NotCanonical {
-            reason,
-            offset: self.at,
-        })
+        Err(NotCanonical { reason, offset: self.at })
     }
 }
 
@@ -558,9 +506,7 @@ fn write_float(value: f64, digits: &mut String, out: &mut Vec<u8>) {
     if significant.is_empty() {
         return out.extend_from_slice(b"0.0");
     }
-    let exponent: i32 = exponent
-        .parse()
-        .expect("an exponent is written in decimal digits");
+    let exponent: i32 = exponent.parse().expect("an exponent is written in decimal digits");
     let exponent = exponent + whole.len() as i32 - 1 - leading_zeros as i32;
     if (-4..16).contains(&exponent) {
         write_fixed(significant.as_bytes(), exponent, out);

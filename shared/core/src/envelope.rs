@@ -82,23 +82,13 @@ impl<'a> Envelope<'a> {
             digest
         });
         let signature = signature.and_then(|text| {
-            let signature = STANDARD
-                .decode(text)
-                .ok()
-                .and_then(|bytes| bytes.try_into().ok());
+            let signature = STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
             if signature.is_none() {
-                faults.push(
-                    "/sig/signature",
-                    "must be the base64 of 64 bytes (RFC 4648 section 4)",
-                );
+                faults.push("/sig/signature", "must be the base64 of 64 bytes (RFC 4648 section 4)");
             }
             signature
         });
-        Some(Self {
-            result: result?,
-            sha256: sha256?,
-            signature: Signature::from_bytes(&signature?),
-        })
+        Some(Self { result: result?, sha256: sha256?, signature: Signature::from_bytes(&signature?) })
     }
 
     /// Checks the signature with the one key that may have made it.
@@ -113,12 +103,8 @@ impl<'a> Envelope<'a> {
         if sha256 != self.sha256 {
             return Err(SignatureInvalid::Sha256);
         }
-        key.verify_strict(&sha256, &self.signature)
-            .map_err(|_| SignatureInvalid::Signature)?;
-        Ok(VerifiedEnvelope {
-            result: self.result,
-            sha256,
-        })
+        key.verify_strict(&sha256, &self.signature).map_err(|_| SignatureInvalid::Signature)?;
+        Ok(VerifiedEnvelope { result: self.result, sha256 })
     }
 }
 
@@ -192,11 +178,7 @@ fn members<'a, const N: usize>(
             Some(index) => found[index] = Some(value),
         }
     }
-    for (name, _) in names
-        .iter()
-        .zip(&found)
-        .filter(|(_, value)| value.is_none())
-    {
+    for (name, _) in names.iter().zip(&found).filter(|(_, value)| value.is_none()) {
         faults.push(format!("{pointer}/{name}"), "is required");
     }
     Some(found)
@@ -220,8 +202,6 @@ fn digest_from_hex(text: &str) -> Option<[u8; 32]> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
         return None;
     };
-    let bytes = pairs
-        .iter()
-        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
+    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
     bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }

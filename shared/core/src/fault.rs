@@ -14,10 +14,7 @@ pub struct Fault {
 impl Fault {
     /// A fault at `pointer` (RFC 6901).
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            pointer: pointer.into(),
-            detail: detail.into(),
-        }
+        Self { pointer: pointer.into(), detail: detail.into() }
     }
 }
 
@@ -49,13 +46,23 @@ impl Faults {
         self.listed.is_empty()
     }
 
+    /// Whether a fault was noted at `pointer` or below it.
+    pub fn any_below(&self, pointer: &str) -> bool {
+        self.listed.iter().any(|fault| fault.pointer.starts_with(pointer))
+    }
+
+    /// `value`, if nothing was wrong. A value is missing only where a fault was noted.
+    pub fn finish<T>(self, value: Option<T>) -> Result<T, Vec<Fault>> {
+        match value {
+            Some(value) if self.is_empty() => Ok(value),
+            _ => Err(self.into_vec()),
+        }
+    }
+
     /// The faults, in the order in which they were found.
     pub fn into_vec(mut self) -> Vec<Fault> {
         if self.unlisted > 0 {
-            self.listed.push(Fault::new(
-                "",
-                format!("{} more faults are not listed", self.unlisted),
-            ));
+            self.listed.push(Fault::new("", format!("{} more faults are not listed", self.unlisted)));
         }
         self.listed
     }
@@ -92,10 +99,7 @@ mod tests {
         }
         let faults = faults.into_vec();
         assert_eq!(faults.len(), Faults::LIMIT + 1);
-        assert_eq!(
-            faults[Faults::LIMIT].detail,
-            "900 more faults are not listed"
-        );
+        assert_eq!(faults[Faults::LIMIT].detail, "900 more faults are not listed");
         assert_eq!(quoted(&"é".repeat(1000)).chars().count(), 63);
     }
 

@@ -68,38 +68,21 @@ pub fn model_metrics(
     prompts: &[(String, i32)],
 ) -> Result<Vec<ModelMetrics>, Vec<Fault>> {
     let mut faults = Faults::default();
-    let models = positions(
-        models,
-        result.model_ids(),
-        "/config/models",
-        "model",
-        &mut faults,
-    );
-    let prompts = positions(
-        prompts,
-        result.prompt_ids(),
-        "/config/prompts",
-        "prompt",
-        &mut faults,
-    );
+    let models = positions(models, result.model_ids(), "/config/models", "model", &mut faults);
+    let prompts = positions(prompts, result.prompt_ids(), "/config/prompts", "prompt", &mut faults);
     if !faults.is_empty() {
         return Err(faults.into_vec());
     }
     let mut records: HashMap<(usize, usize), Vec<(&Cell, &Record)>> = HashMap::new();
     for record in result.records() {
         if let Some(cell) = &record.cell {
-            records
-                .entry((cell.prompt, cell.model))
-                .or_default()
-                .push((cell, record));
+            records.entry((cell.prompt, cell.model)).or_default().push((cell, record));
         }
     }
     let rows = prompts.iter().flat_map(|(prompt, prompt_id)| {
         let records = &records;
         models.iter().map(move |(model, model_id)| {
-            let records = records
-                .get(&(*prompt, *model))
-                .map_or(&[][..], Vec::as_slice);
+            let records = records.get(&(*prompt, *model)).map_or(&[][..], Vec::as_slice);
             row(*prompt_id, *model_id, records, result.task_count())
         })
     });
@@ -110,10 +93,7 @@ pub fn model_metrics(
 pub fn hardware_metrics(result: &RunResult) -> HardwareMetrics {
     let records = result.records();
     let hardware = result.hardware();
-    let peak_vram_mb = records
-        .iter()
-        .filter_map(|record| record.peak_vram_mb)
-        .reduce(f64::max);
+    let peak_vram_mb = records.iter().filter_map(|record| record.peak_vram_mb).reduce(f64::max);
     let flops: Vec<f64> = records
         .iter()
         .filter_map(|record| Some(record.tokens_per_second? * record.flops_per_token?))
@@ -153,13 +133,9 @@ fn row(prompt_id: i32, model_id: Uuid, records: &[(&Cell, &Record)], tasks: usiz
     let reason = dominant(cells().filter_map(|cell| cell.failure_code));
     let detail = reason.and_then(|code| {
         let with_code = cells().filter(|cell| cell.failure_code == Some(code));
-        with_code
-            .filter_map(|cell| cell.failure_detail.as_deref())
-            .find(|detail| !detail.is_empty())
+        with_code.filter_map(|cell| cell.failure_detail.as_deref()).find(|detail| !detail.is_empty())
     });
-    let flops_per_token = records
-        .iter()
-        .find_map(|(_, record)| record.flops_per_token);
+    let flops_per_token = records.iter().find_map(|(_, record)| record.flops_per_token);
     let score = scores.iter().sum::<f64>() / tasks as f64;
     ModelMetrics {
         prompt_id,

@@ -308,20 +308,11 @@ fn read_result(text: &str, faults: &mut Faults) -> Option<RunResult> {
     let stated_status = status(members.run_status, At("", "run_status"), faults);
     let (model_ids, prompt_ids) = read_config(members.config, faults);
     let provenance = read_provenance(members.provenance, faults);
-    read_identified(
-        members.model_metadata,
-        "/model_metadata",
-        Gguf::Required,
-        faults,
-    );
+    read_identified(members.model_metadata, "/model_metadata", Gguf::Required, faults);
     let tasks = read_identified(members.tasks, "/tasks", Gguf::Ignored, faults);
     let hardware = read_hardware(members.hardware, faults);
 
-    let axes = Axes {
-        tasks: index(&tasks),
-        prompts: index(&prompt_ids),
-        models: index(&model_ids),
-    };
+    let axes = Axes { tasks: index(&tasks), prompts: index(&prompt_ids), models: index(&model_ids) };
     let records = read_records(members.records, &axes, faults);
     if records.is_empty() && stated_status != Some(RunStatus::Failed) {
         faults.push("/records", "must not be empty, unless run_status is failed");
@@ -336,17 +327,9 @@ fn read_result(text: &str, faults: &mut Faults) -> Option<RunResult> {
     compare_scores(&stated_scores, &scores, &model_ids, faults);
     let worst = scores.iter().map(|score| score.status).max()?;
     if let Some(stated) = stated_status.filter(|stated| *stated != worst) {
-        differs(
-            "/run_status".to_owned(),
-            stated.as_str(),
-            worst.as_str(),
-            faults,
-        );
+        differs("/run_status".to_owned(), stated.as_str(), worst.as_str(), faults);
     }
-    let Provenance {
-        git_sha,
-        config_hash,
-    } = provenance?;
+    let Provenance { git_sha, config_hash } = provenance?;
     Some(RunResult {
         run_id: run_id?,
         git_sha,
@@ -398,23 +381,13 @@ fn read_provenance(provenance: Raw<'_>, faults: &mut Faults) -> Option<Provenanc
         sha: Raw<'a>,
     }
     let members: Members<'_> = required_object(provenance, "/provenance", faults)?;
-    let config_hash = required_text(
-        members.config_hash,
-        At("/provenance", "config_hash"),
-        faults,
-    );
+    let config_hash = required_text(members.config_hash, At("/provenance", "config_hash"), faults);
     if members.seed.is_none() {
-        faults.push(
-            "/provenance/seed",
-            "is required (0 is a seed, null is none)",
-        );
+        faults.push("/provenance/seed", "is required (0 is a seed, null is none)");
     }
     let git: Option<Git<'_>> = required_object(members.git, "/provenance/git", faults);
     let git_sha = required_text(git?.sha, At("/provenance/git", "sha"), faults);
-    Some(Provenance {
-        git_sha: git_sha?,
-        config_hash: config_hash?,
-    })
+    Some(Provenance { git_sha: git_sha?, config_hash: config_hash? })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -445,10 +418,7 @@ fn read_identified(list: Raw<'_>, pointer: &str, gguf: Gguf, faults: &mut Faults
             return;
         };
         if !seen.insert(id.clone()) {
-            faults.push(
-                format!("{pointer}/id"),
-                format!("{} stands in the list twice", quoted(&id)),
-            );
+            faults.push(format!("{pointer}/id"), format!("{} stands in the list twice", quoted(&id)));
         }
         ids.push(id);
     });
@@ -506,20 +476,10 @@ fn read_hardware(hardware: Raw<'_>, faults: &mut Faults) -> Hardware {
     let cpu_threads = integer(members.cpu_threads, at("cpu_threads"));
     let ram_gb = number(members.ram_gb, at("ram_gb"), WATTS_OR_GIGABYTES, faults);
     Hardware {
-        system: SystemHardware {
-            cpu_model,
-            cpu_cores,
-            cpu_threads,
-            ram_gb,
-        },
+        system: SystemHardware { cpu_model, cpu_cores, cpu_threads, ram_gb },
         software,
         gpu: gpu_model.map(|gpu_model| GpuHardware { gpu_model, vram_mb }),
-        power_limit_w: number(
-            members.power_limit_w,
-            at("power_limit_w"),
-            WATTS_OR_GIGABYTES,
-            faults,
-        ),
+        power_limit_w: number(members.power_limit_w, at("power_limit_w"), WATTS_OR_GIGABYTES, faults),
     }
 }
 
@@ -531,10 +491,7 @@ struct Axes<'a> {
 }
 
 fn index(ids: &[String]) -> HashMap<&str, usize> {
-    ids.iter()
-        .enumerate()
-        .map(|(index, id)| (id.as_str(), index))
-        .collect()
+    ids.iter().enumerate().map(|(index, id)| (id.as_str(), index)).collect()
 }
 
 fn read_records(records: Raw<'_>, axes: &Axes<'_>, faults: &mut Faults) -> Vec<Record> {
@@ -544,12 +501,7 @@ fn read_records(records: Raw<'_>, axes: &Axes<'_>, faults: &mut Faults) -> Vec<R
         let Some(record) = read_record(record, axes, pointer, faults) else {
             return;
         };
-        if let Some(Cell {
-            task,
-            prompt,
-            model,
-            ..
-        }) = record.cell
+        if let Some(Cell { task, prompt, model, .. }) = record.cell
             && !seen.insert((task, prompt, model))
         {
             faults.push(pointer, "this task, prompt and model have a record already");
@@ -604,12 +556,7 @@ struct RecordMembers<'a> {
     error: Raw<'a>,
 }
 
-fn read_record(
-    record: &RawValue,
-    axes: &Axes<'_>,
-    pointer: &str,
-    faults: &mut Faults,
-) -> Option<Record> {
+fn read_record(record: &RawValue, axes: &Axes<'_>, pointer: &str, faults: &mut Faults) -> Option<Record> {
     let members: RecordMembers<'_> = object(record.get(), pointer, faults)?;
     let at = |name| At(pointer, name);
     // Not used for any score or metric, but what is there must be what it is called.
@@ -627,24 +574,14 @@ fn read_record(
     let flops = members.flops_per_token_theoretical;
     Some(Record {
         cell: read_cell(&members, axes, pointer, faults),
-        peak_vram_mb: number(
-            members.peak_vram_mb,
-            at("peak_vram_mb"),
-            DATABASE_INTEGER,
-            faults,
-        ),
+        peak_vram_mb: number(members.peak_vram_mb, at("peak_vram_mb"), DATABASE_INTEGER, faults),
         tokens_per_second: number(
             members.tokens_per_second,
             at("tokens_per_second"),
             TOKENS_PER_SECOND,
             faults,
         ),
-        flops_per_token: number(
-            flops,
-            at("flops_per_token_theoretical"),
-            FLOPS_PER_TOKEN,
-            faults,
-        ),
+        flops_per_token: number(flops, at("flops_per_token_theoretical"), FLOPS_PER_TOKEN, faults),
     })
 }
 
@@ -659,12 +596,7 @@ fn read_cell(
     let task_id = required_text(members.task_id, at("task_id"), faults);
     let prompt_id = required_text(members.prompt_id, at("prompt_id"), faults);
     let model_id = required_text(members.model_id, at("model_id"), faults);
-    let quality = number(
-        members.quality_heuristic,
-        at("quality_heuristic"),
-        ANY_NUMBER,
-        faults,
-    );
+    let quality = number(members.quality_heuristic, at("quality_heuristic"), ANY_NUMBER, faults);
     let judged = number(members.judge_score, at("judge_score"), ANY_NUMBER, faults);
     let failure_code = failure_code(members.failure_code, at("failure_code"), faults);
     let failure_detail = text(members.failure_detail, at("failure_detail"), faults);
@@ -674,28 +606,13 @@ fn read_cell(
         None | Some("main") => {}
         Some("dumb_model") => return None,
         Some(other) => {
-            faults.push(
-                at("tier").pointer(),
-                format!("{} is neither main nor dumb_model", quoted(other)),
-            );
+            faults.push(at("tier").pointer(), format!("{} is neither main nor dumb_model", quoted(other)));
             return None;
         }
     }
     let task = position(task_id, &axes.tasks, at("task_id"), "tasks", faults);
-    let prompt = position(
-        prompt_id,
-        &axes.prompts,
-        at("prompt_id"),
-        "config.prompts",
-        faults,
-    );
-    let model = position(
-        model_id,
-        &axes.models,
-        at("model_id"),
-        "config.models",
-        faults,
-    );
+    let prompt = position(prompt_id, &axes.prompts, at("prompt_id"), "config.prompts", faults);
+    let model = position(model_id, &axes.models, at("model_id"), "config.models", faults);
     let attempted = failure_code.is_none() && error.is_none();
     Some(Cell {
         task: task?,
@@ -711,10 +628,7 @@ fn read_cell(
 /// 1 to 5 does.
 fn cell_score(quality: Option<f64>, judged: Option<f64>) -> f64 {
     let judged = || judged.map(|score| ((score - 1.0) / 4.0).clamp(0.0, 1.0));
-    quality
-        .filter(|quality| (0.0..=1.0).contains(quality))
-        .or_else(judged)
-        .unwrap_or(0.0)
+    quality.filter(|quality| (0.0..=1.0).contains(quality)).or_else(judged).unwrap_or(0.0)
 }
 
 fn position(
@@ -738,10 +652,7 @@ fn score_models(records: &[Record], models: usize, cells_total: usize) -> Vec<Mo
     for cell in records.iter().filter_map(|record| record.cell.as_ref()) {
         cells[cell.model].push(cell);
     }
-    cells
-        .iter()
-        .map(|cells| score_model(cells, cells_total))
-        .collect()
+    cells.iter().map(|cells| score_model(cells, cells_total)).collect()
 }
 
 /// A model with a load failure is never complete: a cell with a failure code is not attempted.
@@ -772,10 +683,7 @@ pub(crate) fn dominant(codes: impl Iterator<Item = FailureCode>) -> Option<Failu
         }
     }
     let most = counts.iter().map(|(_, count)| *count).max()?;
-    counts
-        .into_iter()
-        .find(|(_, count)| *count == most)
-        .map(|(code, _)| code)
+    counts.into_iter().find(|(_, count)| *count == most).map(|(code, _)| code)
 }
 
 /// What a result says of one model's score. A figure it does not give cannot disagree.
@@ -792,11 +700,7 @@ struct StatedScore {
 
 /// The stated scores. `cells_failed` and the floor suite's figures are left alone: how the harness
 /// counts cells without a record as failed, and which floor cells have passed, is not written down.
-fn read_model_scores(
-    scores: Raw<'_>,
-    axes: &Axes<'_>,
-    faults: &mut Faults,
-) -> Option<Vec<StatedScore>> {
+fn read_model_scores(scores: Raw<'_>, axes: &Axes<'_>, faults: &mut Faults) -> Option<Vec<StatedScore>> {
     scores?;
     let mut stated = Vec::new();
     let mut seen = HashSet::new();
@@ -805,10 +709,7 @@ fn read_model_scores(
             return;
         };
         if !seen.insert(score.model) {
-            faults.push(
-                format!("{pointer}/model_id"),
-                "this model has a score already",
-            );
+            faults.push(format!("{pointer}/model_id"), "this model has a score already");
         }
         stated.push(score);
     });
@@ -841,13 +742,7 @@ fn read_model_score(
     let members: Members<'_> = object(score.get(), pointer, faults)?;
     let at = |name| At(pointer, name);
     let model_id = required_text(members.model_id, at("model_id"), faults);
-    let model = position(
-        model_id,
-        &axes.models,
-        at("model_id"),
-        "config.models",
-        faults,
-    );
+    let model = position(model_id, &axes.models, at("model_id"), "config.models", faults);
     let code = members.dominant_failure_code.map(|code| {
         let code = Some(code).filter(|code| code.get() != "null");
         failure_code(code, at("dominant_failure_code"), faults)
@@ -878,55 +773,30 @@ fn compare_scores(
 ) {
     let Some(stated) = stated else { return };
     for (index, stated) in stated.iter().enumerate() {
-        compare_score(
-            stated,
-            &scores[stated.model],
-            &format!("/model_scores/{index}"),
-            faults,
-        );
+        compare_score(stated, &scores[stated.model], &format!("/model_scores/{index}"), faults);
     }
     let scored: HashSet<usize> = stated.iter().map(|score| score.model).collect();
-    for (_, id) in model_ids
-        .iter()
-        .enumerate()
-        .filter(|(model, _)| !scored.contains(model))
-    {
-        faults.push(
-            "/model_scores",
-            format!("has no score of model {}", quoted(id)),
-        );
+    for (_, id) in model_ids.iter().enumerate().filter(|(model, _)| !scored.contains(model)) {
+        faults.push("/model_scores", format!("has no score of model {}", quoted(id)));
     }
 }
 
 fn compare_score(stated: &StatedScore, score: &ModelScore, pointer: &str, faults: &mut Faults) {
     for (name, stated, recomputed) in [
         ("cells_total", stated.cells_total, score.cells_total as f64),
-        (
-            "cells_attempted",
-            stated.cells_attempted,
-            score.cells_attempted as f64,
-        ),
+        ("cells_attempted", stated.cells_attempted, score.cells_attempted as f64),
         ("completeness", stated.completeness, score.completeness),
         ("partial_score", stated.partial_score, score.partial_score),
     ] {
-        if let Some(stated) = stated.filter(|stated| (stated - recomputed).abs() > SCORE_TOLERANCE)
-        {
+        if let Some(stated) = stated.filter(|stated| (stated - recomputed).abs() > SCORE_TOLERANCE) {
             differs(format!("{pointer}/{name}"), stated, recomputed, faults);
         }
     }
     if let Some(stated) = stated.status.filter(|stated| *stated != score.status) {
-        differs(
-            format!("{pointer}/status"),
-            stated.as_str(),
-            score.status.as_str(),
-            faults,
-        );
+        differs(format!("{pointer}/status"), stated.as_str(), score.status.as_str(), faults);
     }
     let recomputed = score.dominant_failure_code;
-    if let Some(stated) = stated
-        .dominant_failure_code
-        .filter(|stated| *stated != recomputed)
-    {
+    if let Some(stated) = stated.dominant_failure_code.filter(|stated| *stated != recomputed) {
         let word = |code: Option<FailureCode>| code.map_or("null", FailureCode::as_str);
         let pointer = format!("{pointer}/dominant_failure_code");
         differs(pointer, word(stated), word(recomputed), faults);
@@ -958,11 +828,7 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str, pointer: &str, faults: &mut Fau
     members
 }
 
-fn required_object<'a, T: Deserialize<'a>>(
-    raw: Raw<'a>,
-    pointer: &str,
-    faults: &mut Faults,
-) -> Option<T> {
+fn required_object<'a, T: Deserialize<'a>>(raw: Raw<'a>, pointer: &str, faults: &mut Faults) -> Option<T> {
     if raw.is_none() {
         faults.push(pointer, "is required");
     }
@@ -998,11 +864,8 @@ fn each<'a>(
         faults.push(pointer, "is required");
         return None;
     };
-    let elements =
-        Elements(|index, raw: &'a RawValue| element(raw, &format!("{pointer}/{index}"), faults));
-    let length = serde_json::Deserializer::from_str(list.get())
-        .deserialize_seq(elements)
-        .ok();
+    let elements = Elements(|index, raw: &'a RawValue| element(raw, &format!("{pointer}/{index}"), faults));
+    let length = serde_json::Deserializer::from_str(list.get()).deserialize_seq(elements).ok();
     if length.is_none() {
         faults.push(pointer, "must be a list");
     }
@@ -1038,12 +901,7 @@ fn required_text(raw: Raw<'_>, at: At<'_>, faults: &mut Faults) -> Option<String
 }
 
 /// A number, integer or float alike: the harness writes both for one member.
-fn number(
-    raw: Raw<'_>,
-    at: At<'_>,
-    range: RangeInclusive<f64>,
-    faults: &mut Faults,
-) -> Option<f64> {
+fn number(raw: Raw<'_>, at: At<'_>, range: RangeInclusive<f64>, faults: &mut Faults) -> Option<f64> {
     let spelling = raw?.get();
     // The standard library's reading is exact; what else it reads (`inf`) is no JSON.
     let number = spelling.parse::<f64>().ok();
@@ -1052,10 +910,7 @@ fn number(
         Some(_) if range == ANY_NUMBER => faults.push(at.pointer(), "must be a finite number"),
         Some(_) => {
             let (least, most) = range.into_inner();
-            faults.push(
-                at.pointer(),
-                format!("must be at least {least} and at most {most}"),
-            );
+            faults.push(at.pointer(), format!("must be at least {least} and at most {most}"));
         }
         None => faults.push(at.pointer(), "must be a number"),
     }
@@ -1076,10 +931,7 @@ fn failure_code(raw: Raw<'_>, at: At<'_>, faults: &mut Faults) -> Option<Failure
     let code = FailureCode::from_word(&word);
     if code.is_none() {
         let known = FailureCode::ALL.map(FailureCode::as_str).join(", ");
-        faults.push(
-            at.pointer(),
-            format!("{} is none of {known}", quoted(&word)),
-        );
+        faults.push(at.pointer(), format!("{} is none of {known}", quoted(&word)));
     }
     code
 }

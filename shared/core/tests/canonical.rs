@@ -15,36 +15,18 @@ fn canonical(text: &str) -> String {
 }
 
 fn refusal(text: impl AsRef<[u8]>) -> Reason {
-    Canonical::of(text.as_ref())
-        .expect_err("must be refused")
-        .reason
+    Canonical::of(text.as_ref()).expect_err("must be refused").reason
 }
 
 #[test]
 fn agrees_with_the_harness_on_400_texts() {
     let samples = include_str!("fixtures/canonical-json.jsonl");
-    let samples: Vec<Sample> = samples
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let samples: Vec<Sample> = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(samples.len(), 400);
-    for Sample {
-        text,
-        canonical,
-        sha256,
-    } in samples
-    {
+    for Sample { text, canonical, sha256 } in samples {
         let form = Canonical::of(text.as_bytes()).unwrap_or_else(|why| panic!("{why}: {text}"));
-        assert_eq!(
-            String::from_utf8(form.bytes()).unwrap(),
-            canonical,
-            "{text}"
-        );
-        let digest: String = form
-            .sha256()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        assert_eq!(String::from_utf8(form.bytes()).unwrap(), canonical, "{text}");
+        let digest: String = form.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(digest, sha256, "{text}");
     }
 }
@@ -86,15 +68,10 @@ fn members_are_sorted_by_code_point_at_every_depth() {
     // U+FF5E sorts before U+1F600 by code point, after it by UTF-16 unit; `\` (0x5c), which begins
     // the escape of `é`, sorts before `z`, `é` itself after it.
     assert_eq!(
-        canonical(
-            "{\"\u{1f600}\":1,\"\u{ff5e}\":2,\"é\":3,\"z\":{\"b\":[{\"d\":1,\"c\":2},{}],\"a\":null}}"
-        ),
+        canonical("{\"\u{1f600}\":1,\"\u{ff5e}\":2,\"é\":3,\"z\":{\"b\":[{\"d\":1,\"c\":2},{}],\"a\":null}}"),
         r#"{"z":{"a":null,"b":[{"c":2,"d":1},{}]},"\u00e9":3,"\uff5e":2,"\ud83d\ude00":1}"#
     );
-    assert_eq!(
-        canonical("{\"ab\":1,\"a\":2,\"\":3}"),
-        r#"{"":3,"a":2,"ab":1}"#
-    );
+    assert_eq!(canonical("{\"ab\":1,\"a\":2,\"\":3}"), r#"{"":3,"a":2,"ab":1}"#);
     assert_eq!(
         canonical("[{\"b\":{\"x\":1,\"w\":2},\"c\":{\"z\":3,\"y\":4}}]"),
         r#"[{"b":{"w":2,"x":1},"c":{"y":4,"z":3}}]"#
@@ -111,14 +88,8 @@ fn strings_are_escaped_as_python_escapes_them() {
 
 #[test]
 fn what_two_parsers_may_read_differently_is_refused() {
-    assert_eq!(
-        refusal(r#"{"a":1,"b":2,"a":1}"#),
-        Reason::DuplicateKey("\"a\"".into())
-    );
-    assert_eq!(
-        refusal(r#"[{"x":{"a":1,"\u0061":1}}]"#),
-        Reason::DuplicateKey("\"a\"".into())
-    );
+    assert_eq!(refusal(r#"{"a":1,"b":2,"a":1}"#), Reason::DuplicateKey("\"a\"".into()));
+    assert_eq!(refusal(r#"[{"x":{"a":1,"\u0061":1}}]"#), Reason::DuplicateKey("\"a\"".into()));
     for text in [
         r#""\ud800""#,
         r#""\udc00""#,
@@ -204,19 +175,11 @@ fn bounds_are_exact() {
 fn the_largest_body_is_quick_however_nested() {
     let payload = "x".repeat(32 << 20);
     let depth = MAX_NESTING;
-    let text = format!(
-        "{}\"{payload}\"{}",
-        "{\"b\":1,\"a\":".repeat(depth),
-        "}".repeat(depth)
-    );
+    let text = format!("{}\"{payload}\"{}", "{\"b\":1,\"a\":".repeat(depth), "}".repeat(depth));
     let started = std::time::Instant::now();
     let form = Canonical::of(text.as_bytes()).unwrap();
     form.sha256();
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
-    let expected = format!(
-        "{}\"{payload}\"{}",
-        "{\"a\":".repeat(depth),
-        ",\"b\":1}".repeat(depth)
-    );
+    let expected = format!("{}\"{payload}\"{}", "{\"a\":".repeat(depth), ",\"b\":1}".repeat(depth));
     assert!(form.bytes() == expected.as_bytes());
 }

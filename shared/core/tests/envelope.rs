@@ -9,17 +9,13 @@ const COMPLETE: &str = include_str!("fixtures/signed-complete.json");
 const INCOMPLETE: &str = include_str!("fixtures/signed-incomplete.json");
 
 fn runner_key() -> VerifyingKey {
-    let raw = STANDARD
-        .decode(include_str!("fixtures/runner_key.pub").trim())
-        .unwrap();
+    let raw = STANDARD.decode(include_str!("fixtures/runner_key.pub").trim()).unwrap();
     VerifyingKey::from_bytes(&raw.try_into().unwrap()).unwrap()
 }
 
 fn verify(text: &str) -> Result<String, SignatureInvalid> {
     let envelope = Envelope::parse(text).expect("the shape is right");
-    envelope
-        .verify(&runner_key())
-        .map(|verified| verified.result_text().to_owned())
+    envelope.verify(&runner_key()).map(|verified| verified.result_text().to_owned())
 }
 
 /// The same envelope with another text in `sig`. By text, because reading floats into
@@ -34,11 +30,7 @@ fn sig(text: &str, name: &str) -> String {
 }
 
 fn pointers(text: &str) -> Vec<String> {
-    Envelope::parse(text)
-        .expect_err("must be refused")
-        .into_iter()
-        .map(|fault| fault.pointer)
-        .collect()
+    Envelope::parse(text).expect_err("must be refused").into_iter().map(|fault| fault.pointer).collect()
 }
 
 #[test]
@@ -50,25 +42,14 @@ fn real_envelopes_verify_unchanged_and_however_they_are_laid_out() {
         // A line break inside a string is escaped, so every one here is layout.
         verify(&text.lines().map(str::trim_start).collect::<String>()).unwrap();
     }
-    let verified = Envelope::parse(COMPLETE)
-        .unwrap()
-        .verify(&runner_key())
-        .unwrap();
-    let hex: String = verified
-        .sha256()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let verified = Envelope::parse(COMPLETE).unwrap().verify(&runner_key()).unwrap();
+    let hex: String = verified.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(COMPLETE.contains(&hex));
 }
 
 #[test]
 fn one_changed_byte_is_found_by_the_digest() {
-    for (original, changed) in [
-        ("\"seed\": 42", "\"seed\": 43"),
-        ("450.0", "450.5"),
-        ("Intel", "intel"),
-    ] {
+    for (original, changed) in [("\"seed\": 42", "\"seed\": 43"), ("450.0", "450.5"), ("Intel", "intel")] {
         let text = COMPLETE.replacen(original, changed, 1);
         assert_ne!(text, COMPLETE);
         assert_eq!(verify(&text), Err(SignatureInvalid::Sha256));
@@ -84,10 +65,7 @@ fn a_changed_digest_or_signature_or_another_key_is_refused() {
     assert_eq!(verify(&another_signature), Err(SignatureInvalid::Signature));
 
     let stranger = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
-    let refusal = Envelope::parse(COMPLETE)
-        .unwrap()
-        .verify(&stranger)
-        .unwrap_err();
+    let refusal = Envelope::parse(COMPLETE).unwrap().verify(&stranger).unwrap_err();
     assert_eq!(refusal, SignatureInvalid::Signature);
 }
 
@@ -100,10 +78,7 @@ fn a_signature_that_holds_for_everything_is_refused() {
     let mut signature = [0; 64];
     signature[0] = 1;
     let text = with_sig(COMPLETE, "signature", &STANDARD.encode(signature));
-    assert_eq!(
-        Envelope::parse(&text).unwrap().verify(&weak).unwrap_err(),
-        SignatureInvalid::Signature
-    );
+    assert_eq!(Envelope::parse(&text).unwrap().verify(&weak).unwrap_err(), SignatureInvalid::Signature);
 }
 
 #[test]
@@ -118,25 +93,16 @@ fn who_and_when_are_outside_the_signature() {
 fn a_result_that_parsers_read_differently_has_no_canonical_form() {
     for (original, changed) in [
         ("\"run_id\":", "\"run_id\": \"x\", \"run_id\":"),
-        (
-            "\"run_id\":",
-            "\"x\": [{\"a\": 1, \"\\u0061\": 1}], \"run_id\":",
-        ),
+        ("\"run_id\":", "\"x\": [{\"a\": 1, \"\\u0061\": 1}], \"run_id\":"),
         ("\"run_id\":", "\"x\": \"\\ud800\", \"run_id\":"),
         ("\"run_id\":", "\"x\": 1e999, \"run_id\":"),
     ] {
         let text = COMPLETE.replacen(original, changed, 1);
-        assert!(
-            matches!(verify(&text), Err(SignatureInvalid::CanonicalForm(_))),
-            "{changed}"
-        );
+        assert!(matches!(verify(&text), Err(SignatureInvalid::CanonicalForm(_))), "{changed}");
     }
     let deep = format!("\"x\": {}{}, \"run_id\":", "[".repeat(200), "]".repeat(200));
     let text = COMPLETE.replacen("\"run_id\":", &deep, 1);
-    assert!(matches!(
-        verify(&text),
-        Err(SignatureInvalid::CanonicalForm(_))
-    ));
+    assert!(matches!(verify(&text), Err(SignatureInvalid::CanonicalForm(_))));
 }
 
 #[test]
@@ -146,29 +112,14 @@ fn every_fault_of_shape_is_told() {
     assert_eq!(pointers("{"), [""]);
     assert_eq!(pointers("{} {}"), [""]);
     assert_eq!(pointers("{}"), ["/result", "/sig"]);
-    assert_eq!(
-        pointers(r#"{"result": [], "sig": 1, "a/b": 2}"#),
-        ["/a~1b", "/result", "/sig"]
-    );
+    assert_eq!(pointers(r#"{"result": [], "sig": 1, "a/b": 2}"#), ["/a~1b", "/result", "/sig"]);
     assert_eq!(
         pointers(r#"{"result": {}, "sig": {"sha256": "AB", "signature": "AAAA", "runner_id": 1}}"#),
-        [
-            "/sig/signed_at",
-            "/sig/runner_id",
-            "/sig/sha256",
-            "/sig/signature"
-        ]
+        ["/sig/signed_at", "/sig/runner_id", "/sig/sha256", "/sig/signature"]
     );
     assert_eq!(
-        pointers(&format!(
-            r#"{{"result": {{}}, "sig": {{"sha256": "{hex}"}}, "resu\u006ct": {{}}}}"#
-        )),
-        [
-            "/result",
-            "/sig/signature",
-            "/sig/runner_id",
-            "/sig/signed_at"
-        ]
+        pointers(&format!(r#"{{"result": {{}}, "sig": {{"sha256": "{hex}"}}, "resu\u006ct": {{}}}}"#)),
+        ["/result", "/sig/signature", "/sig/runner_id", "/sig/signed_at"]
     );
     let upper_case = COMPLETE.replacen("\"sha256\": \"", "\"sha256\": \"A", 1);
     assert_eq!(pointers(&upper_case), ["/sig/sha256"]);
