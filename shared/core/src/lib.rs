@@ -1,1 +1,2 @@
-//! Placeholder.
+//! What the queue does.
+pub mod migrate;

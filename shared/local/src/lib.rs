@@ -1,1 +1,18 @@
-//! Placeholder.
+//! One command to run it all.
+
+pub mod error;
+pub mod postgres;
+pub mod workspace;
+
+pub use error::Error;
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
