@@ -1,7 +1,13 @@
 //! One command to run it all.
 
 pub mod error;
+pub mod event;
+pub mod front;
 pub mod postgres;
+pub mod route;
+pub mod runtime;
+pub mod sigv4;
+pub mod template;
 pub mod workspace;
 
 pub use error::Error;
