@@ -38,9 +38,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// `tokio_postgres::Error` prints only “db error”; the server's own words are in its source.
 fn explain(error: &tokio_postgres::Error) -> String {
-    error
-        .as_db_error()
-        .map_or_else(|| error.to_string(), ToString::to_string)
+    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Names the step that failed.
@@ -51,18 +49,12 @@ pub(crate) trait While<T> {
 
 impl<T> While<T> for std::io::Result<T> {
     fn while_(self, doing: impl Into<String>) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            doing: doing.into(),
-            source,
-        })
+        self.map_err(|source| Error::Io { doing: doing.into(), source })
     }
 }
 
 impl<T> While<T> for std::result::Result<T, tokio_postgres::Error> {
     fn while_(self, doing: impl Into<String>) -> Result<T> {
-        self.map_err(|source| Error::Database {
-            doing: doing.into(),
-            source,
-        })
+        self.map_err(|source| Error::Database { doing: doing.into(), source })
     }
 }

@@ -57,19 +57,8 @@ pub fn http_event(received: &Received, matched: &Matched, access_key: Option<&st
     // API Gateway leaves out what is empty.
     let optional = [
         ("cookies", cookies_field(&parts.headers)),
-        (
-            "queryStringParameters",
-            query_field(parts.uri.query().unwrap_or_default()),
-        ),
-        (
-            "pathParameters",
-            object(
-                matched
-                    .parameters
-                    .iter()
-                    .map(|(name, value)| (*name, value.as_str())),
-            ),
-        ),
+        ("queryStringParameters", query_field(parts.uri.query().unwrap_or_default())),
+        ("pathParameters", object(matched.parameters.iter().map(|(name, value)| (*name, value.as_str())))),
         ("body", body),
     ];
     for (name, value) in optional {
@@ -82,14 +71,9 @@ pub fn http_event(received: &Received, matched: &Matched, access_key: Option<&st
 
 fn request_context(received: &Received, matched: &Matched, access_key: Option<&str>) -> Value {
     let parts = received.parts;
-    let host = parts
-        .headers
-        .get(header::HOST)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("localhost");
+    let host = parts.headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost");
     let domain = host.rsplit_once(':').map_or(host, |(name, _port)| name);
-    let time =
-        format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
+    let time = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
     let mut context = json!({
         "accountId": ACCOUNT_ID,
         "apiId": "local",
@@ -147,49 +131,31 @@ fn headers_field(headers: &HeaderMap) -> Value {
     let mut fields: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in headers.iter().filter(|(name, _)| *name != header::COOKIE) {
         let value = String::from_utf8_lossy(value.as_bytes());
-        fields
-            .entry(name.as_str())
-            .and_modify(|all| *all += &format!(",{value}"))
-            .or_insert(value.into());
+        fields.entry(name.as_str()).and_modify(|all| *all += &format!(",{value}")).or_insert(value.into());
     }
     json!(fields)
 }
 
 fn cookies_field(headers: &HeaderMap) -> Option<Value> {
-    let lines = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    let cookies: Vec<&str> = lines
-        .flat_map(|line| line.split(';'))
-        .map(str::trim)
-        .collect();
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let cookies: Vec<&str> = lines.flat_map(|line| line.split(';')).map(str::trim).collect();
     (!cookies.is_empty()).then(|| json!(cookies))
 }
 
 /// Decoded, several values of a name joined by commas.
 fn query_field(query: &str) -> Option<Value> {
-    let decode = |text: &str| {
-        percent_decode_str(&text.replace('+', " "))
-            .decode_utf8_lossy()
-            .into_owned()
-    };
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let mut fields: BTreeMap<String, String> = BTreeMap::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decode(value);
-        fields
-            .entry(decode(name))
-            .and_modify(|all| *all += &format!(",{value}"))
-            .or_insert(value);
+        fields.entry(decode(name)).and_modify(|all| *all += &format!(",{value}")).or_insert(value);
     }
     (!fields.is_empty()).then(|| json!(fields))
 }
 
 fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Value> {
-    let fields: Map<String, Value> = fields
-        .map(|(name, value)| (name.to_owned(), json!(value)))
-        .collect();
+    let fields: Map<String, Value> = fields.map(|(name, value)| (name.to_owned(), json!(value))).collect();
     (!fields.is_empty()).then_some(Value::Object(fields))
 }
 
@@ -206,23 +172,11 @@ fn body_field(headers: &HeaderMap, body: &[u8]) -> (Option<Value>, bool) {
 }
 
 fn is_textual(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-    else {
+    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return true;
     };
-    let kind = kind
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    let textual = [
-        "application/json",
-        "application/xml",
-        "application/javascript",
-    ];
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let textual = ["application/json", "application/xml", "application/javascript"];
     kind.starts_with("text/")
         || textual.contains(&kind.as_str())
         || kind == "application/x-www-form-urlencoded"
@@ -253,10 +207,7 @@ struct Answer {
 pub fn http_response(returned: &[u8]) -> Option<Response<Bytes>> {
     let value: Value = serde_json::from_slice(returned).ok()?;
     if value.get("statusCode").is_none() {
-        return Some(json_response(
-            StatusCode::OK,
-            Bytes::copy_from_slice(returned),
-        ));
+        return Some(json_response(StatusCode::OK, Bytes::copy_from_slice(returned)));
     }
     let answer: Answer = serde_json::from_value(value).ok()?;
     let body = match answer.body {
@@ -268,13 +219,8 @@ pub fn http_response(returned: &[u8]) -> Option<Response<Bytes>> {
     *response.status_mut() = StatusCode::from_u16(answer.status_code).ok()?;
     let headers = response.headers_mut();
     for (name, value) in answer.headers.unwrap_or_default() {
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        headers.insert(
-            HeaderName::try_from(name).ok()?,
-            HeaderValue::try_from(value).ok()?,
-        );
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
     }
     for (name, values) in answer.multi_value_headers.unwrap_or_default() {
         let name = HeaderName::try_from(name).ok()?;
@@ -300,9 +246,6 @@ pub fn gateway_message(status: StatusCode, message: &str) -> Response<Bytes> {
 fn json_response(status: StatusCode, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -41,11 +41,7 @@ impl Front {
         functions: HashMap<String, Arc<Function>>,
         credentials: Credentials,
     ) -> Self {
-        Self {
-            routes,
-            functions,
-            credentials,
-        }
+        Self { routes, functions, credentials }
     }
 
     /// Serves HTTP/1.1 until it is dropped; requests under way are dropped with it.
@@ -65,10 +61,7 @@ impl Front {
             });
             connections.spawn(async move {
                 let mut server = http1::Builder::new();
-                let _ = server
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                let _ = server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
             });
             while connections.try_join_next().is_some() {}
         }
@@ -76,14 +69,8 @@ impl Front {
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Bytes> {
         let request_id = Uuid::new_v4();
-        let mut response = self
-            .routed(request, peer, request_id)
-            .await
-            .unwrap_or_else(|refused| refused);
-        let id = request_id
-            .to_string()
-            .try_into()
-            .expect("a UUID is a valid header");
+        let mut response = self.routed(request, peer, request_id).await.unwrap_or_else(|refused| refused);
+        let id = request_id.to_string().try_into().expect("a UUID is a valid header");
         response.headers_mut().insert("apigw-requestid", id);
         response
     }
@@ -104,13 +91,7 @@ impl Front {
             true => Some(self.iam_caller(&parts, &body, at)?),
             false => None,
         };
-        let received = Received {
-            parts: &parts,
-            body: &body,
-            peer,
-            at,
-            request_id,
-        };
+        let received = Received { parts: &parts, body: &body, peer, at, request_id };
         let event = Bytes::from(http_event(&received, &matched, access_key).to_string());
         if event.len() > PAYLOAD_LIMIT {
             return Err(too_large());
@@ -137,23 +118,17 @@ impl Front {
         let function = Arc::clone(self.functions.get(name).ok_or_else(internal_error)?);
         // In a task of its own: as in Lambda, a client that hangs up does not stop the function.
         let invocation = tokio::spawn(async move { function.invoke(event).await });
-        let returned = invocation
-            .await
-            .map_err(|_| internal_error())?
-            .map_err(|error| {
-                eprintln!("{name}: {error}");
-                match error {
-                    InvocationError::TimedOut(_) => {
-                        gateway_message(StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out")
-                    }
-                    _ => internal_error(),
+        let returned = invocation.await.map_err(|_| internal_error())?.map_err(|error| {
+            eprintln!("{name}: {error}");
+            match error {
+                InvocationError::TimedOut(_) => {
+                    gateway_message(StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out")
                 }
-            })?;
+                _ => internal_error(),
+            }
+        })?;
         if returned.len() > PAYLOAD_LIMIT {
-            eprintln!(
-                "{name}: its answer of {} bytes is over Lambda's limit",
-                returned.len()
-            );
+            eprintln!("{name}: its answer of {} bytes is over Lambda's limit", returned.len());
             return Err(internal_error());
         }
         http_response(&returned).ok_or_else(|| {
@@ -180,11 +155,7 @@ async fn read(mut body: Incoming) -> Result<Bytes, Response<Bytes>> {
             break;
         }
     }
-    if length > BODY_LIMIT {
-        Err(too_large())
-    } else {
-        Ok(kept.freeze())
-    }
+    if length > BODY_LIMIT { Err(too_large()) } else { Ok(kept.freeze()) }
 }
 
 fn too_large() -> Response<Bytes> {

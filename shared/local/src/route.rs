@@ -40,27 +40,14 @@ impl Route {
     /// When the path does not begin with `/` or has a `{name+}` before its end.
     pub fn new(method: &str, path: &str, function: &str, iam: bool) -> Result<Self> {
         let method = method.to_uppercase();
-        let rest = path
-            .strip_prefix('/')
-            .ok_or_else(|| Error::Failed(format!("{path:?} is no path")))?;
+        let rest = path.strip_prefix('/').ok_or_else(|| Error::Failed(format!("{path:?} is no path")))?;
         let segments: Vec<Segment> = rest.split('/').map(Segment::parse).collect();
         let before_last = &segments[..segments.len() - 1];
-        if before_last
-            .iter()
-            .any(|segment| matches!(segment, Segment::Greedy(_)))
-        {
-            return Err(Error::Failed(format!(
-                "{path:?}: only the last part may be greedy"
-            )));
+        if before_last.iter().any(|segment| matches!(segment, Segment::Greedy(_))) {
+            return Err(Error::Failed(format!("{path:?}: only the last part may be greedy")));
         }
         let method = (method != "ANY").then_some(method);
-        Ok(Self {
-            method,
-            path: path.to_owned(),
-            segments,
-            function: function.to_owned(),
-            iam,
-        })
+        Ok(Self { method, path: path.to_owned(), segments, function: function.to_owned(), iam })
     }
 
     /// As API Gateway writes it: `POST /api/queue/{run_id}/submit`.
@@ -76,9 +63,7 @@ impl Route {
         let mut parameters = Vec::new();
         for segment in &self.segments {
             let here = rest?;
-            let (part, after) = here
-                .split_once('/')
-                .map_or((here, None), |(a, b)| (a, Some(b)));
+            let (part, after) = here.split_once('/').map_or((here, None), |(a, b)| (a, Some(b)));
             rest = after;
             match segment {
                 Segment::Literal(text) if text == part => {}
@@ -98,10 +83,7 @@ impl Route {
 
 impl Segment {
     fn parse(text: &str) -> Self {
-        match text
-            .strip_prefix('{')
-            .and_then(|text| text.strip_suffix('}'))
-        {
+        match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
             Some(name) => match name.strip_suffix('+') {
                 Some(name) => Self::Greedy(name.to_owned()),
                 None => Self::Variable(name.to_owned()),
@@ -122,11 +104,9 @@ impl Segment {
 /// The route for a method and a path as received (still percent-encoded): of those that match, the one
 /// whose first differing part is the more specific, and of equal ones the one that names the method.
 pub fn find<'a>(routes: &'a [Route], method: &str, path: &str) -> Option<Matched<'a>> {
-    let matching = routes.iter().filter_map(|route| {
-        route
-            .matches(method, path)
-            .map(|parameters| Matched { route, parameters })
-    });
+    let matching = routes
+        .iter()
+        .filter_map(|route| route.matches(method, path).map(|parameters| Matched { route, parameters }));
     matching.min_by_key(|found| {
         let ranks: Vec<u8> = found.route.segments.iter().map(Segment::rank).collect();
         (ranks, found.route.method.is_none())

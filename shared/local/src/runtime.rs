@@ -73,11 +73,7 @@ impl Function {
     /// A function without a process yet.
     pub fn new(settings: Settings) -> Self {
         let permits = Semaphore::new(settings.instances.max(1));
-        Self {
-            settings,
-            permits,
-            idle: Mutex::default(),
-        }
+        Self { settings, permits, idle: Mutex::default() }
     }
 
     /// Its name in the template.
@@ -92,23 +88,14 @@ impl Function {
     /// See [`InvocationError`]. After each of them the next invocation gets a fresh process, unless the
     /// function itself reported the error.
     pub async fn invoke(&self, payload: Bytes) -> std::result::Result<Bytes, InvocationError> {
-        let _permit = self
-            .permits
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let mut instance = match self.take_idle() {
             Some(instance) => instance,
             None => Instance::start(&self.settings).await?,
         };
-        let answer = instance
-            .invoke(payload, self.settings.function.timeout)
-            .await;
+        let answer = instance.invoke(payload, self.settings.function.timeout).await;
         if matches!(answer, Ok(_) | Err(InvocationError::Failed(_))) {
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(instance);
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         }
         answer
     }
@@ -136,17 +123,12 @@ struct Instance {
 impl Instance {
     async fn start(settings: &Settings) -> Result<Self> {
         let name = &settings.function.name;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .while_("open a port for a function")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.while_("open a port for a function")?;
         let address = listener.local_addr().while_("open a port for a function")?;
         let (invocations, next) = mpsc::channel(1);
         let arn = format!("arn:aws:lambda:us-east-1:{ACCOUNT_ID}:function:{name}");
-        let api = RuntimeApi {
-            arn,
-            next: next.into(),
-            current: Mutex::default(),
-        };
+        let api = RuntimeApi { arn, next: next.into(), current: Mutex::default() };
         let mut server = JoinSet::new();
         server.spawn(serve(listener, Arc::new(api)));
         let log = append_to(&settings.log)?;
@@ -162,11 +144,7 @@ impl Instance {
             .kill_on_drop(true)
             .spawn()
             .while_(format!("start {}", settings.binary.display()))?;
-        Ok(Self {
-            process,
-            invocations,
-            _api: server,
-        })
+        Ok(Self { process, invocations, _api: server })
     }
 
     async fn invoke(
@@ -176,12 +154,7 @@ impl Instance {
     ) -> std::result::Result<Bytes, InvocationError> {
         let (answer, answered) = oneshot::channel();
         let deadline = OffsetDateTime::now_utc() + timeout;
-        let invocation = Invocation {
-            id: Uuid::new_v4(),
-            payload,
-            deadline,
-            answer,
-        };
+        let invocation = Invocation { id: Uuid::new_v4(), payload, deadline, answer };
         // The receiver lives in the API's task, which lives as long as we do.
         let _ = self.invocations.send(invocation).await;
         tokio::select! {
@@ -204,10 +177,7 @@ impl Instance {
 fn lambda_environment(function: &template::Function) -> [(&'static str, String); 9] {
     let name = function.name.clone();
     [
-        (
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
-            function.memory_mb.to_string(),
-        ),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", function.memory_mb.to_string()),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".into()),
         ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".into()),
         ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{name}")),
@@ -220,11 +190,7 @@ fn lambda_environment(function: &template::Function) -> [(&'static str, String);
 }
 
 fn append_to(log: &Path) -> Result<File> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .while_(format!("open {}", log.display()))
+    File::options().create(true).append(true).open(log).while_(format!("open {}", log.display()))
 }
 
 struct Invocation {
@@ -255,9 +221,7 @@ async fn serve(listener: TcpListener, api: Arc<RuntimeApi>) {
         });
         // A process that is killed drops its connection; there is nobody to tell.
         connections.spawn(async move {
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
         while connections.try_join_next().is_some() {}
     }
@@ -269,15 +233,11 @@ impl RuntimeApi {
         let Some(path) = path.strip_prefix("/2018-06-01/runtime/") else {
             return api_error(StatusCode::NOT_FOUND, "no such path");
         };
-        match (
-            request.method(),
-            path.split('/').collect::<Vec<_>>().as_slice(),
-        ) {
+        match (request.method(), path.split('/').collect::<Vec<_>>().as_slice()) {
             (&Method::GET, ["invocation", "next"]) => self.next().await,
             (&Method::POST, ["invocation", id, "response"]) => self.finish(id, request, Ok).await,
             (&Method::POST, ["invocation", id, "error"]) => {
-                self.finish(id, request, |report| Err(error_report(&report)))
-                    .await
+                self.finish(id, request, |report| Err(error_report(&report))).await
             }
             // The process ends by itself after this, which is what the invocation waits for.
             (&Method::POST, ["init", "error"]) => accepted(),
@@ -291,8 +251,7 @@ impl RuntimeApi {
             return api_error(StatusCode::GONE, "the instance is being stopped");
         };
         let id = invocation.id;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((id, invocation.answer));
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, invocation.answer));
         let trace = format!(
             "Root=1-{:08x}-{:024x};Sampled=0",
             epoch_ms(invocation.deadline) / 1000,
@@ -301,10 +260,7 @@ impl RuntimeApi {
         Response::builder()
             .header(header::CONTENT_TYPE, "application/json")
             .header("lambda-runtime-aws-request-id", id.to_string())
-            .header(
-                "lambda-runtime-deadline-ms",
-                epoch_ms(invocation.deadline).to_string(),
-            )
+            .header("lambda-runtime-deadline-ms", epoch_ms(invocation.deadline).to_string())
             .header("lambda-runtime-invoked-function-arn", &self.arn)
             .header("lambda-runtime-trace-id", trace)
             .body(invocation.payload.into())
@@ -343,10 +299,7 @@ fn accepted() -> Response<Full<Bytes>> {
 }
 
 fn api_error(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
-    api_message(
-        status,
-        &json!({"errorType": "InvalidRequest", "errorMessage": message}),
-    )
+    api_message(status, &json!({"errorType": "InvalidRequest", "errorMessage": message}))
 }
 
 fn api_message(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {

@@ -18,11 +18,7 @@ const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 /// How far a request's date may lie from now, either way.
 const CLOCK_SKEW: Duration = Duration::minutes(5);
 /// All but RFC 3986's unreserved characters.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A key pair and what it may sign for.
 #[derive(Clone)]
@@ -43,12 +39,7 @@ impl Credentials {
     pub fn local() -> Self {
         let [access_key, secret_key, region, service] =
             ["local", "local-secret", "us-east-1", "execute-api"].map(str::to_owned);
-        Self {
-            access_key,
-            secret_key,
-            region,
-            service,
-        }
+        Self { access_key, secret_key, region, service }
     }
 }
 
@@ -90,10 +81,7 @@ pub fn verify(
 ) -> Result<(), Refusal> {
     let authorization = Authorization::of(&request.headers)?;
     let date = header(&request.headers, "x-amz-date").ok_or(Refusal::Malformed)?;
-    let scope = Scope {
-        credentials,
-        day: date.get(..8).ok_or(Refusal::Malformed)?,
-    };
+    let scope = Scope { credentials, day: date.get(..8).ok_or(Refusal::Malformed)? };
     if authorization.credential != format!("{}/{scope}", credentials.access_key) {
         return Err(Refusal::AnotherScope);
     }
@@ -105,13 +93,7 @@ pub fn verify(
         return Err(Refusal::UncoveredHeader);
     }
     let body_digest = body_digest(&request.headers, body)?;
-    let canonical = canonical_request(
-        &request.method,
-        &request.uri,
-        &request.headers,
-        &names,
-        &body_digest,
-    )?;
+    let canonical = canonical_request(&request.method, &request.uri, &request.headers, &names, &body_digest)?;
     let signature = unhex(authorization.signature).ok_or(Refusal::Malformed)?;
     scope
         .mac(&string_to_sign(date, &scope, &canonical))
@@ -133,29 +115,20 @@ pub fn sign(
     now: OffsetDateTime,
 ) -> Result<[(&'static str, String); 2], Refusal> {
     let date = now
-        .format(format_description!(
-            "[year][month][day]T[hour][minute][second]Z"
-        ))
+        .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
         .map_err(|_| Refusal::Malformed)?;
-    let scope = Scope {
-        credentials,
-        day: &date[..8],
-    };
+    let scope = Scope { credentials, day: &date[..8] };
     let mut headers = headers.clone();
     headers.insert("x-amz-date", date.parse().map_err(|_| Refusal::Malformed)?);
     let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     let digest = hex(&Sha256::digest(body));
     let canonical = canonical_request(method, uri, &headers, &names, &digest)?;
-    let signature = hex(&scope
-        .mac(&string_to_sign(&date, &scope, &canonical))
-        .finalize()
-        .into_bytes());
+    let signature = hex(&scope.mac(&string_to_sign(&date, &scope, &canonical)).finalize().into_bytes());
     let signed = names.join(";");
     let key = &credentials.access_key;
-    let authorization = format!(
-        "{ALGORITHM} Credential={key}/{scope}, SignedHeaders={signed}, Signature={signature}"
-    );
+    let authorization =
+        format!("{ALGORITHM} Credential={key}/{scope}, SignedHeaders={signed}, Signature={signature}");
     Ok([("x-amz-date", date), ("authorization", authorization)])
 }
 
@@ -173,9 +146,7 @@ impl<'a> Authorization<'a> {
             .ok_or(Refusal::NotSigned)?;
         let field = |name| {
             let mut fields = fields.split(',').map(str::trim);
-            fields
-                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-                .ok_or(Refusal::Malformed)
+            fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('=')).ok_or(Refusal::Malformed)
         };
         Ok(Self {
             credential: field("Credential")?,
@@ -193,21 +164,14 @@ struct Scope<'a> {
 
 impl std::fmt::Display for Scope<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Credentials {
-            region, service, ..
-        } = self.credentials;
+        let Credentials { region, service, .. } = self.credentials;
         write!(f, "{}/{region}/{service}/aws4_request", self.day)
     }
 }
 
 impl Scope<'_> {
     fn mac(&self, string_to_sign: &str) -> Hmac<Sha256> {
-        let Credentials {
-            secret_key,
-            region,
-            service,
-            ..
-        } = self.credentials;
+        let Credentials { secret_key, region, service, .. } = self.credentials;
         let mut key = format!("AWS4{secret_key}").into_bytes();
         for part in [self.day, region, service, "aws4_request"] {
             key = mac(&key, part).finalize().into_bytes().to_vec();
@@ -223,10 +187,7 @@ fn mac(key: &[u8], message: &str) -> Hmac<Sha256> {
 }
 
 fn string_to_sign(date: &str, scope: &Scope, canonical: &str) -> String {
-    format!(
-        "{ALGORITHM}\n{date}\n{scope}\n{}",
-        hex(&Sha256::digest(canonical))
-    )
+    format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical)))
 }
 
 fn canonical_request(
@@ -241,14 +202,9 @@ fn canonical_request(
         let value = canonical_value(headers, name).ok_or(Refusal::UncoveredHeader)?;
         canonical_headers += &format!("{name}:{value}\n");
     }
-    let (path, query) = (
-        canonical_path(uri.path()),
-        canonical_query(uri.query().unwrap_or_default()),
-    );
+    let (path, query) = (canonical_path(uri.path()), canonical_query(uri.query().unwrap_or_default()));
     let names = names.join(";");
-    Ok(format!(
-        "{method}\n{path}\n{query}\n{canonical_headers}\n{names}\n{body_digest}"
-    ))
+    Ok(format!("{method}\n{path}\n{query}\n{canonical_headers}\n{names}\n{body_digest}"))
 }
 
 /// Dot segments and doubled slashes resolved, then encoded once more (all services but S3).
@@ -261,15 +217,9 @@ fn canonical_path(path: &str) -> String {
             other => segments.push(other),
         }
     }
-    let encoded = segments
-        .iter()
-        .map(|segment| utf8_percent_encode(segment, ENCODED).to_string());
+    let encoded = segments.iter().map(|segment| utf8_percent_encode(segment, ENCODED).to_string());
     let encoded = encoded.collect::<Vec<_>>().join("/");
-    let slash = if path.ends_with('/') && !encoded.is_empty() {
-        "/"
-    } else {
-        ""
-    };
+    let slash = if path.ends_with('/') && !encoded.is_empty() { "/" } else { "" };
     format!("/{encoded}{slash}")
 }
 
@@ -284,11 +234,7 @@ fn canonical_query(query: &str) -> String {
         .map(|(name, value)| (encode(name), encode(value)))
         .collect();
     pairs.sort();
-    pairs
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect::<Vec<_>>()
-        .join("&")
+    pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
 /// Trimmed, runs of spaces as one, several values joined by commas.
@@ -297,17 +243,10 @@ fn canonical_value(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Option<Vec<String>> = values
         .map(|value| {
             let text = std::str::from_utf8(value.as_bytes()).ok()?;
-            Some(
-                text.split(' ')
-                    .filter(|word| !word.is_empty())
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            )
+            Some(text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
         })
         .collect();
-    values
-        .filter(|values| !values.is_empty())
-        .map(|values| values.join(","))
+    values.filter(|values| !values.is_empty()).map(|values| values.join(","))
 }
 
 /// The digest that the signature covers, which must be the body's own unless the signer chose not to
@@ -327,9 +266,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 fn parse_date(date: &str) -> Result<OffsetDateTime, Refusal> {
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    PrimitiveDateTime::parse(date, format)
-        .map(PrimitiveDateTime::assume_utc)
-        .map_err(|_| Refusal::Malformed)
+    PrimitiveDateTime::parse(date, format).map(PrimitiveDateTime::assume_utc).map_err(|_| Refusal::Malformed)
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -48,11 +48,8 @@ impl Template {
     /// # Errors
     /// As [`Template::read`].
     pub fn parse(text: &str) -> Result<Self> {
-        let documents =
-            Yaml::load_from_str(text).map_err(|error| Error::Failed(error.to_string()))?;
-        let root = documents
-            .first()
-            .ok_or_else(|| Error::Failed("an empty template".into()))?;
+        let documents = Yaml::load_from_str(text).map_err(|error| Error::Failed(error.to_string()))?;
+        let root = documents.first().ok_or_else(|| Error::Failed("an empty template".into()))?;
         let source = Source { root };
         let mut routes = Vec::new();
         for (id, function) in source.resources("AWS::Serverless::Function") {
@@ -62,9 +59,7 @@ impl Template {
             routes.push(source.plain_route(id, route)?);
         }
         let functions = source.resources("AWS::Serverless::Function");
-        let functions = functions
-            .map(|(id, function)| source.function(id, function))
-            .collect();
+        let functions = functions.map(|(id, function)| source.function(id, function)).collect();
         Ok(Self { functions, routes })
     }
 }
@@ -75,13 +70,9 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn resources(
-        &self,
-        of_type: &'static str,
-    ) -> impl Iterator<Item = (&'a str, &'a Yaml<'a>)> + use<'a> {
-        entries(get(self.root, &["Resources"])).filter(move |(_, resource)| {
-            text(resource, &["Type"]).is_some_and(|found| found == of_type)
-        })
+    fn resources(&self, of_type: &'static str) -> impl Iterator<Item = (&'a str, &'a Yaml<'a>)> + use<'a> {
+        entries(get(self.root, &["Resources"]))
+            .filter(move |(_, resource)| text(resource, &["Type"]).is_some_and(|found| found == of_type))
     }
 
     fn function(&self, id: &str, function: &Yaml) -> Function {
@@ -99,17 +90,13 @@ impl<'a> Source<'a> {
 
     fn name(&self, id: &str, function: &Yaml) -> String {
         let folder = || {
-            let (_, last) = text(function, &["Properties", "CodeUri"])?
-                .trim_end_matches('/')
-                .rsplit_once('/')?;
+            let (_, last) =
+                text(function, &["Properties", "CodeUri"])?.trim_end_matches('/').rsplit_once('/')?;
             Some(last)
         };
         text(function, &["Metadata", "BuildProperties", "Binary"])
             .or_else(folder)
-            .map_or_else(
-                || id.trim_end_matches("Function").to_lowercase(),
-                str::to_owned,
-            )
+            .map_or_else(|| id.trim_end_matches("Function").to_lowercase(), str::to_owned)
     }
 
     /// A number, written out or as a reference to a parameter with a default.
@@ -117,14 +104,9 @@ impl<'a> Source<'a> {
         let parameter = || {
             let name = referenced(value)?;
             let default = get(self.root, &["Parameters", name, "Default"])?;
-            default
-                .as_integer()
-                .or_else(|| default.as_str()?.parse().ok())
+            default.as_integer().or_else(|| default.as_str()?.parse().ok())
         };
-        value
-            .as_integer()
-            .or_else(parameter)
-            .and_then(|number| number.try_into().ok())
+        value.as_integer().or_else(parameter).and_then(|number| number.try_into().ok())
     }
 
     /// Follows a route's target to its integration and that one's URI to the function.
@@ -133,30 +115,20 @@ impl<'a> Source<'a> {
         let key = text(route, &["Properties", "RouteKey"]).ok_or_else(leads_nowhere)?;
         let (method, path) = key.split_once(' ').ok_or_else(leads_nowhere)?;
         let target = get(route, &["Properties", "Target"]);
-        let (_, integration) = self
-            .named_in(target, "AWS::ApiGatewayV2::Integration")
-            .ok_or_else(leads_nowhere)?;
+        let (_, integration) =
+            self.named_in(target, "AWS::ApiGatewayV2::Integration").ok_or_else(leads_nowhere)?;
         let uri = get(integration, &["Properties", "IntegrationUri"]);
-        let (id, function) = self
-            .named_in(uri, "AWS::Serverless::Function")
-            .ok_or_else(leads_nowhere)?;
+        let (id, function) = self.named_in(uri, "AWS::Serverless::Function").ok_or_else(leads_nowhere)?;
         let iam = text(route, &["Properties", "AuthorizationType"]) == Some("AWS_IAM");
         Route::new(method, path, &self.name(id, function), iam)
     }
 
     /// The resource of a type whose name occurs in `value`: `!Ref X.Alias`, `!Sub '…/${X}'`, `!GetAtt`.
-    fn named_in(
-        &self,
-        value: Option<&Yaml>,
-        of_type: &'static str,
-    ) -> Option<(&'a str, &'a Yaml<'a>)> {
+    fn named_in(&self, value: Option<&Yaml>, of_type: &'static str) -> Option<(&'a str, &'a Yaml<'a>)> {
         let mut texts = Vec::new();
         collect_texts(value?, &mut texts);
         self.resources(of_type).find(|(id, _)| {
-            texts.iter().any(|text| {
-                text.split(|c: char| !c.is_ascii_alphanumeric())
-                    .any(|word| word == *id)
-            })
+            texts.iter().any(|text| text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == *id))
         })
     }
 }
@@ -178,8 +150,7 @@ fn event_routes(name: &str, function: &Yaml) -> Result<Vec<Route>> {
 }
 
 fn get<'a>(node: &'a Yaml<'a>, path: &[&str]) -> Option<&'a Yaml<'a>> {
-    path.iter()
-        .try_fold(node, |node, key| node.as_mapping_get(key))
+    path.iter().try_fold(node, |node, key| node.as_mapping_get(key))
 }
 
 fn text<'a>(node: &'a Yaml<'a>, path: &[&str]) -> Option<&'a str> {
@@ -188,10 +159,7 @@ fn text<'a>(node: &'a Yaml<'a>, path: &[&str]) -> Option<&'a str> {
 
 fn entries<'a>(node: Option<&'a Yaml<'a>>) -> impl Iterator<Item = (&'a str, &'a Yaml<'a>)> {
     let mapping = node.and_then(Yaml::as_mapping);
-    mapping
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, value)| Some((key.as_str()?, value)))
+    mapping.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str()?, value)))
 }
 
 /// What `!Ref name` or `{Ref: name}` names.

@@ -23,9 +23,7 @@ pub fn root() -> Result<PathBuf> {
         .flat_map(|start| start.ancestors())
         .find(|dir| dir.join("template.yaml").is_file() && dir.join("functions").is_dir())
         .map(Path::to_path_buf)
-        .ok_or_else(|| {
-            Error::Failed("no template.yaml here or above: run this inside the workspace".into())
-        })
+        .ok_or_else(|| Error::Failed("no template.yaml here or above: run this inside the workspace".into()))
 }
 
 /// Cargo's build output, taken from where the running program lies (which also holds under
@@ -36,9 +34,7 @@ pub fn root() -> Result<PathBuf> {
 pub fn target() -> Result<PathBuf> {
     let built_by_cargo = std::env::current_exe().ok().and_then(|exe| {
         // Cargo marks the top of its output with this file.
-        exe.ancestors()
-            .find(|dir| dir.join(".rustc_info.json").is_file())
-            .map(Path::to_path_buf)
+        exe.ancestors().find(|dir| dir.join(".rustc_info.json").is_file()).map(Path::to_path_buf)
     });
     match built_by_cargo {
         Some(dir) => Ok(dir),

@@ -37,15 +37,14 @@ fn event(request: Builder, body: &[u8], access_key: Option<&str>) -> Value {
 
 #[test]
 fn is_the_documented_event() {
-    let request = Request::post(
-        "/api/queue/r%201/submit?parameter1=value1&parameter1=value2&parameter2=a%2Bb",
-    )
-    .header("Host", "id.execute-api.us-east-1.amazonaws.com:443")
-    .header("Content-Type", "application/json")
-    .header("User-Agent", "agent")
-    .header("Cookie", "cookie1; cookie2")
-    .header("Header1", "value1")
-    .header("Header1", "value2");
+    let request =
+        Request::post("/api/queue/r%201/submit?parameter1=value1&parameter1=value2&parameter2=a%2Bb")
+            .header("Host", "id.execute-api.us-east-1.amazonaws.com:443")
+            .header("Content-Type", "application/json")
+            .header("User-Agent", "agent")
+            .header("Cookie", "cookie1; cookie2")
+            .header("Header1", "value1")
+            .header("Header1", "value2");
     assert_eq!(
         event(request, br#"{"a": 1}"#, None),
         json!({
@@ -110,44 +109,18 @@ fn carries_text_as_text_and_the_rest_in_base64() {
     let post = || Request::post("/api/queue/claim");
     let body_of = |request, body| {
         let event = event(request, body, None);
-        (
-            event["body"].as_str().unwrap().to_owned(),
-            event["isBase64Encoded"] == true,
-        )
+        (event["body"].as_str().unwrap().to_owned(), event["isBase64Encoded"] == true)
     };
     let text = br#"{"name": "caf\u00e9"}"#;
     let plain = (String::from_utf8(text.to_vec()).unwrap(), false);
     let encoded = (STANDARD.encode(text), true);
     assert_eq!(body_of(post(), text), plain);
-    assert_eq!(
-        body_of(
-            post().header("content-type", "application/json; charset=utf-8"),
-            text
-        ),
-        plain
-    );
-    assert_eq!(
-        body_of(
-            post().header("content-type", "application/problem+json"),
-            text
-        ),
-        plain
-    );
-    assert_eq!(
-        body_of(
-            post().header("content-type", "application/octet-stream"),
-            text
-        ),
-        encoded
-    );
-    let gzip = post()
-        .header("content-type", "application/json")
-        .header("content-encoding", "gzip");
+    assert_eq!(body_of(post().header("content-type", "application/json; charset=utf-8"), text), plain);
+    assert_eq!(body_of(post().header("content-type", "application/problem+json"), text), plain);
+    assert_eq!(body_of(post().header("content-type", "application/octet-stream"), text), encoded);
+    let gzip = post().header("content-type", "application/json").header("content-encoding", "gzip");
     assert_eq!(body_of(gzip, text), encoded);
-    assert_eq!(
-        body_of(post().header("content-type", "application/json"), b"\xff"),
-        ("/w==".into(), true)
-    );
+    assert_eq!(body_of(post().header("content-type", "application/json"), b"\xff"), ("/w==".into(), true));
 }
 
 #[test]
@@ -156,10 +129,7 @@ fn the_scheduled_event_is_eventbridges() {
     assert_eq!(event["source"], "aws.events");
     assert_eq!(event["detail-type"], "Scheduled Event");
     assert_eq!(event["time"], "2020-03-12T19:03:58Z");
-    assert_eq!(
-        event["resources"][0],
-        "arn:aws:events:us-east-1:000000000000:rule/reaper"
-    );
+    assert_eq!(event["resources"][0], "arn:aws:events:us-east-1:000000000000:rule/reaper");
 }
 
 #[test]
@@ -173,12 +143,7 @@ fn answers_as_the_function_says() {
     assert_eq!(response.status(), 201);
     assert_eq!(response.body().as_ref(), br#"{"a":1}"#);
     let values = |name| -> Vec<&str> {
-        response
-            .headers()
-            .get_all(name)
-            .iter()
-            .map(|value| value.to_str().unwrap())
-            .collect()
+        response.headers().get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
     };
     assert_eq!(values("content-type"), ["application/problem+json"]);
     assert_eq!(values("x-n"), ["5"]);
@@ -202,10 +167,6 @@ fn refuses_an_answer_it_cannot_send() {
         br#"{"statusCode": 200, "headers": {"bad name": "x"}}"#,
         br#"{"statusCode": 200, "body": "%", "isBase64Encoded": true}"#,
     ] {
-        assert!(
-            http_response(broken).is_none(),
-            "{}",
-            String::from_utf8_lossy(broken)
-        );
+        assert!(http_response(broken).is_none(), "{}", String::from_utf8_lossy(broken));
     }
 }

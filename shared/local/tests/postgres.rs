@@ -8,10 +8,7 @@ use bakeoff_local::postgres::{Binaries, Cluster};
 use tokio_postgres::NoTls;
 
 fn folder(name: &str) -> PathBuf {
-    bakeoff_local::workspace::target()
-        .unwrap()
-        .join("tests")
-        .join(format!("{name}-{}", std::process::id()))
+    bakeoff_local::workspace::target().unwrap().join("tests").join(format!("{name}-{}", std::process::id()))
 }
 
 async fn query(url: &str, sql: &str) -> String {
@@ -50,13 +47,7 @@ async fn starts_durable_survives_a_kill_and_leaves_nothing() {
     let data = query(&url, "SHOW data_directory").await;
     let postmaster = std::fs::read_to_string(format!("{data}/postmaster.pid")).unwrap();
     let pid = postmaster.lines().next().unwrap().to_owned();
-    assert!(
-        Command::new("kill")
-            .args(["-KILL", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
     eventually("the end of the killed server", || cluster.has_ended()).await;
     cluster.start_again().unwrap();
     assert_eq!(query(&url, "SELECT what FROM kept").await, "still here");
@@ -69,25 +60,14 @@ async fn starts_durable_survives_a_kill_and_leaves_nothing() {
 #[tokio::test]
 async fn refuses_a_wrong_password() {
     let cluster = Cluster::start(&folder("password")).unwrap();
-    let (before, after) = cluster
-        .url()
-        .split_once('@')
-        .map(|(b, a)| (b.to_owned(), a.to_owned()))
-        .unwrap();
+    let (before, after) = cluster.url().split_once('@').map(|(b, a)| (b.to_owned(), a.to_owned())).unwrap();
     let user = before.rsplit_once(':').unwrap().0;
-    assert!(
-        tokio_postgres::connect(&format!("{user}:wrong@{after}"), NoTls)
-            .await
-            .is_err()
-    );
+    assert!(tokio_postgres::connect(&format!("{user}:wrong@{after}"), NoTls).await.is_err());
 }
 
 #[tokio::test]
 async fn clusters_of_two_stacks_live_side_by_side() {
-    let (one, other) = (
-        Cluster::start(&folder("one")).unwrap(),
-        Cluster::start(&folder("other")).unwrap(),
-    );
+    let (one, other) = (Cluster::start(&folder("one")).unwrap(), Cluster::start(&folder("other")).unwrap());
     assert_eq!(query(&one.url(), "SELECT 'one'").await, "one");
     drop(one);
     assert_eq!(query(&other.url(), "SELECT 'other'").await, "other");

@@ -13,17 +13,13 @@ fn parse(text: &str) -> (Parts, String) {
     let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
     let mut lines = head.lines();
     let mut request_line = lines.next().unwrap().split(' ');
-    let mut request = Request::builder()
-        .method(request_line.next().unwrap())
-        .uri(request_line.next().unwrap());
+    let mut request =
+        Request::builder().method(request_line.next().unwrap()).uri(request_line.next().unwrap());
     for line in lines {
         let (name, value) = line.split_once(':').unwrap();
         request = request.header(name, value.trim());
     }
-    (
-        request.body(()).unwrap().into_parts().0,
-        body.trim_end().to_owned(),
-    )
+    (request.body(()).unwrap().into_parts().0, body.trim_end().to_owned())
 }
 
 fn suite(access_key: &str) -> Credentials {
@@ -38,10 +34,7 @@ fn suite(access_key: &str) -> Credentials {
 fn check_suite(text: &str) {
     let (parts, body) = parse(text);
     let credentials = suite("AKIDEXAMPLE");
-    assert_eq!(
-        verify(&parts, body.as_bytes(), &credentials, SUITE_TIME),
-        Ok(())
-    );
+    assert_eq!(verify(&parts, body.as_bytes(), &credentials, SUITE_TIME), Ok(()));
     let altered = format!("{body}x");
     assert!(verify(&parts, altered.as_bytes(), &credentials, SUITE_TIME).is_err());
 }
@@ -71,10 +64,8 @@ suite! {
 #[test]
 fn suite_path_of_an_execute_api_is_encoded_twice() {
     let (parts, _) = parse(include_str!("sigv4/double-encode-path.txt"));
-    let credentials = Credentials {
-        secret_key: "notrealrnrELgWzOk3IfjzDKtFBhDby".into(),
-        ..suite("ANOTREAL")
-    };
+    let credentials =
+        Credentials { secret_key: "notrealrnrELgWzOk3IfjzDKtFBhDby".into(), ..suite("ANOTREAL") };
     assert_eq!(verify(&parts, b"", &credentials, SUITE_TIME), Ok(()));
 }
 
@@ -98,129 +89,66 @@ fn refuses_another_body_method_path_or_query() {
     let wrong = |change: &dyn Fn(&mut Parts), body: &[u8]| {
         let mut parts = parts.clone();
         change(&mut parts);
-        assert_eq!(
-            verify(&parts, body, &credentials, SIGNED),
-            Err(Refusal::WrongSignature)
-        );
+        assert_eq!(verify(&parts, body, &credentials, SIGNED), Err(Refusal::WrongSignature));
     };
     wrong(&|_| {}, br#"{"reason": "tesT"}"#);
     wrong(&|parts| parts.method = "PUT".parse().unwrap(), BODY);
-    wrong(
-        &|parts| parts.uri = "/api/admin/runs".parse().unwrap(),
-        BODY,
-    );
-    wrong(
-        &|parts| parts.uri = format!("{}&more=1", parts.uri).parse().unwrap(),
-        BODY,
-    );
+    wrong(&|parts| parts.uri = "/api/admin/runs".parse().unwrap(), BODY);
+    wrong(&|parts| parts.uri = format!("{}&more=1", parts.uri).parse().unwrap(), BODY);
 }
 
 #[test]
 fn refuses_another_secret_key_region_or_service() {
     let (parts, credentials) = local();
-    let other = Credentials {
-        secret_key: "other".into(),
-        ..credentials.clone()
-    };
-    assert_eq!(
-        verify(&parts, BODY, &other, SIGNED),
-        Err(Refusal::WrongSignature)
-    );
+    let other = Credentials { secret_key: "other".into(), ..credentials.clone() };
+    assert_eq!(verify(&parts, BODY, &other, SIGNED), Err(Refusal::WrongSignature));
     for other in [
-        Credentials {
-            access_key: "other".into(),
-            ..credentials.clone()
-        },
-        Credentials {
-            region: "eu-west-1".into(),
-            ..credentials.clone()
-        },
-        Credentials {
-            service: "s3".into(),
-            ..credentials.clone()
-        },
+        Credentials { access_key: "other".into(), ..credentials.clone() },
+        Credentials { region: "eu-west-1".into(), ..credentials.clone() },
+        Credentials { service: "s3".into(), ..credentials.clone() },
     ] {
-        assert_eq!(
-            verify(&parts, BODY, &other, SIGNED),
-            Err(Refusal::AnotherScope)
-        );
+        assert_eq!(verify(&parts, BODY, &other, SIGNED), Err(Refusal::AnotherScope));
     }
 }
 
 #[test]
 fn refuses_a_request_five_minutes_off() {
     let (parts, credentials) = local();
-    for (off, expected) in [
-        (299, Ok(())),
-        (-299, Ok(())),
-        (301, Err(Refusal::Stale)),
-        (-301, Err(Refusal::Stale)),
-    ] {
-        assert_eq!(
-            verify(&parts, BODY, &credentials, SIGNED + Duration::seconds(off)),
-            expected
-        );
+    for (off, expected) in
+        [(299, Ok(())), (-299, Ok(())), (301, Err(Refusal::Stale)), (-301, Err(Refusal::Stale))]
+    {
+        assert_eq!(verify(&parts, BODY, &credentials, SIGNED + Duration::seconds(off)), expected);
     }
 }
 
 #[test]
 fn refuses_what_is_not_signed_at_all() {
     let (mut parts, credentials) = local();
-    parts
-        .headers
-        .insert("authorization", "Bearer abc".parse().unwrap());
-    assert_eq!(
-        verify(&parts, BODY, &credentials, SIGNED),
-        Err(Refusal::NotSigned)
-    );
+    parts.headers.insert("authorization", "Bearer abc".parse().unwrap());
+    assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Err(Refusal::NotSigned));
     parts.headers.remove("authorization");
-    assert_eq!(
-        verify(&parts, BODY, &credentials, SIGNED),
-        Err(Refusal::NotSigned)
-    );
+    assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Err(Refusal::NotSigned));
 }
 
 #[test]
 fn refuses_a_body_that_is_not_the_declared_one() {
     let (mut parts, credentials) = local();
-    parts
-        .headers
-        .insert("x-amz-content-sha256", "00".parse().unwrap());
-    assert_eq!(
-        verify(&parts, BODY, &credentials, SIGNED),
-        Err(Refusal::AnotherBody)
-    );
+    parts.headers.insert("x-amz-content-sha256", "00".parse().unwrap());
+    assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Err(Refusal::AnotherBody));
 }
 
 #[test]
 fn what_it_signs_it_accepts_and_only_then() {
     let credentials = Credentials::local();
     let uri = "/api/admin/keys/a%2Fb?limit=10&cursor=x%3D%3D";
-    let mut request = Request::builder()
-        .method("DELETE")
-        .uri(uri)
-        .header("host", "127.0.0.1:9000");
+    let mut request = Request::builder().method("DELETE").uri(uri).header("host", "127.0.0.1:9000");
     let headers = request.headers_ref().unwrap().clone();
     let method = "DELETE".parse().unwrap();
-    for (name, value) in sign(
-        &method,
-        &uri.parse().unwrap(),
-        &headers,
-        BODY,
-        &credentials,
-        SIGNED,
-    )
-    .unwrap()
-    {
+    for (name, value) in sign(&method, &uri.parse().unwrap(), &headers, BODY, &credentials, SIGNED).unwrap() {
         request = request.header(name, value);
     }
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Ok(()));
-    parts
-        .headers
-        .insert("host", "another.example".parse().unwrap());
-    assert_eq!(
-        verify(&parts, BODY, &credentials, SIGNED),
-        Err(Refusal::WrongSignature)
-    );
+    parts.headers.insert("host", "another.example".parse().unwrap());
+    assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Err(Refusal::WrongSignature));
 }

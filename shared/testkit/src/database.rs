@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bakeoff_local::postgres::{shared_test_cluster, with_database};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -39,11 +40,7 @@ impl Database {
         let template = template(&server).await;
         let name = fresh_name();
         let admin = connect(&server).await;
-        run(
-            &admin,
-            &format!("CREATE DATABASE {name} TEMPLATE {template}"),
-        )
-        .await;
+        run(&admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         let url = with_database(&server, &name);
         Self { name, server, url }
     }
@@ -68,9 +65,7 @@ impl Drop for Database {
         // The test's own runtime is busy dropping us, so another does the work; its thread is joined
         // because the process may end right after.
         let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let admin = connect(&server).await;
                 // FORCE: a pool the test has leaked may still hold connections.
@@ -92,7 +87,7 @@ async fn server() -> String {
 async fn find_server() -> String {
     let server = match std::env::var("DATABASE_URL") {
         Ok(url) => url,
-        Err(_) => tokio::task::spawn_blocking(bakeoff_local::postgres::shared_test_cluster)
+        Err(_) => tokio::task::spawn_blocking(shared_test_cluster)
             .await
             .expect("starting PostgreSQL does not panic")
             .unwrap_or_else(|error| panic!("no PostgreSQL for the tests: {error}")),
@@ -104,24 +99,15 @@ async fn find_server() -> String {
 /// The template's name, made and migrated by the first process that wants it.
 async fn template(server: &str) -> String {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
-    TEMPLATE
-        .get_or_init(|| find_or_make_template(server))
-        .await
-        .clone()
+    TEMPLATE.get_or_init(|| find_or_make_template(server)).await.clone()
 }
 
 async fn find_or_make_template(server: &str) -> String {
-    let fingerprint: String = bakeoff_core::migrate::fingerprint()
-        .chars()
-        .take(24)
-        .collect();
+    let fingerprint: String = bakeoff_core::migrate::fingerprint().chars().take(24).collect();
     let template = format!("bakeoff_template_{fingerprint}");
     let admin = connect(server).await;
     // Released with the connection, also when this process dies half-way.
-    admin
-        .query("SELECT pg_advisory_lock($1)", &[&TEMPLATE_LOCK])
-        .await
-        .expect("lock templates");
+    admin.query("SELECT pg_advisory_lock($1)", &[&TEMPLATE_LOCK]).await.expect("lock templates");
     let found = admin
         .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&template])
         .await
@@ -135,22 +121,12 @@ async fn find_or_make_template(server: &str) -> String {
 /// Under another name until it is complete, so that one a process died over is never cloned.
 async fn make_template(server: &str, admin: &Client, template: &str) {
     let building = format!("{template}_building");
-    run(
-        admin,
-        &format!("DROP DATABASE IF EXISTS {building} WITH (FORCE)"),
-    )
-    .await;
+    run(admin, &format!("DROP DATABASE IF EXISTS {building} WITH (FORCE)")).await;
     run(admin, &format!("CREATE DATABASE {building}")).await;
     let mut client = connect(&with_database(server, &building)).await;
-    bakeoff_core::migrate::apply(&mut client)
-        .await
-        .expect("the migrations apply to an empty database");
+    bakeoff_core::migrate::apply(&mut client).await.expect("the migrations apply to an empty database");
     drop(client);
-    run(
-        admin,
-        &format!("ALTER DATABASE {building} RENAME TO {template}"),
-    )
-    .await;
+    run(admin, &format!("ALTER DATABASE {building} RENAME TO {template}")).await;
 }
 
 /// Tests that were killed could not drop their databases.
@@ -159,18 +135,11 @@ async fn drop_leftovers(admin: &Client) {
                WHERE datname ~ '^bakeoff_test_[0-9]+_[0-9]+_[0-9]+$' \
                  AND split_part(datname, '_', 3)::bigint < $1 \
                  AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)";
-    let before =
-        i64::try_from(now_s().saturating_sub(LEFT_OVER_AFTER_S)).expect("a time of this age");
-    for row in admin
-        .query(old, &[&before])
-        .await
-        .expect("look for leftovers")
-    {
+    let before = i64::try_from(now_s().saturating_sub(LEFT_OVER_AFTER_S)).expect("a time of this age");
+    for row in admin.query(old, &[&before]).await.expect("look for leftovers") {
         let name: String = row.get(0);
         // Another process may be dropping the same one.
-        let _ = admin
-            .batch_execute(&format!("DROP DATABASE IF EXISTS {name}"))
-            .await;
+        let _ = admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await;
     }
 }
 
@@ -182,23 +151,7 @@ fn fresh_name() -> String {
 }
 
 fn now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock is past 1970")
-        .as_secs()
-}
-
-/// The same server's URL for another database, its query parameters kept.
-fn with_database(server: &str, name: &str) -> String {
-    let (address, query) = server
-        .split_once('?')
-        .map_or((server, None), |(a, q)| (a, Some(q)));
-    let host_start = address.find("://").map_or(0, |at| at + 3);
-    let host_end = address[host_start..]
-        .find('/')
-        .map_or(address.len(), |at| host_start + at);
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    format!("{}/{name}{query}", &address[..host_end])
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs()
 }
 
 async fn connect(url: &str) -> Client {
@@ -213,23 +166,5 @@ async fn connect(url: &str) -> Client {
 }
 
 async fn run(client: &Client, sql: &str) {
-    client
-        .batch_execute(sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::with_database;
-
-    #[test]
-    fn keeps_user_host_and_parameters() {
-        let here = "postgres://me:secret@127.0.0.1:5432/postgres?connect_timeout=5";
-        assert_eq!(
-            with_database(here, "x"),
-            "postgres://me:secret@127.0.0.1:5432/x?connect_timeout=5"
-        );
-        assert_eq!(with_database("postgres://h", "x"), "postgres://h/x");
-    }
+    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }

@@ -4,13 +4,7 @@ use bakeoff_testkit::Database;
 
 async fn exists(database: &Database, name: &str) -> bool {
     let found = "SELECT 1 FROM pg_database WHERE datname = $1";
-    database
-        .client()
-        .await
-        .query_opt(found, &[&name])
-        .await
-        .unwrap()
-        .is_some()
+    database.client().await.query_opt(found, &[&name]).await.unwrap().is_some()
 }
 
 fn name_of(database: &Database) -> String {
@@ -21,25 +15,10 @@ fn name_of(database: &Database) -> String {
 async fn is_migrated_and_apart_from_others() {
     let (one, other) = tokio::join!(Database::create(), Database::create());
     let client = one.client().await;
-    client
-        .execute("INSERT INTO creators VALUES (gen_random_uuid(), 'x')", &[])
-        .await
-        .unwrap();
+    client.execute("INSERT INTO creators VALUES (gen_random_uuid(), 'x')", &[]).await.unwrap();
     let count = "SELECT count(*) FROM creators";
-    assert_eq!(
-        client.query_one(count, &[]).await.unwrap().get::<_, i64>(0),
-        1
-    );
-    assert_eq!(
-        other
-            .client()
-            .await
-            .query_one(count, &[])
-            .await
-            .unwrap()
-            .get::<_, i64>(0),
-        0
-    );
+    assert_eq!(client.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(other.client().await.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
 #[tokio::test]

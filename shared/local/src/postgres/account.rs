@@ -32,13 +32,12 @@ impl Account {
             return Ok(Self::Ourselves);
         }
         let passwd = std::fs::read_to_string("/etc/passwd").while_("read /etc/passwd")?;
-        ["postgres", "nobody"]
-            .into_iter()
-            .find_map(|name| in_passwd(&passwd, name))
-            .ok_or_else(|| Error::Missing {
+        ["postgres", "nobody"].into_iter().find_map(|name| in_passwd(&passwd, name)).ok_or_else(|| {
+            Error::Missing {
                 what: "a user other than root for PostgreSQL to run as".into(),
                 remedy: "useradd --system postgres".into(),
-            })
+            }
+        })
     }
 
     /// A command run as this user, in `/`: our own working directory may be closed to it.
@@ -66,19 +65,14 @@ impl Account {
         let Self::Other { uid, .. } = self else {
             return true;
         };
-        dir.ancestors().all(|dir| {
-            dir.metadata()
-                .is_ok_and(|meta| meta.mode() & 0o001 != 0 || meta.uid() == uid)
-        })
+        dir.ancestors()
+            .all(|dir| dir.metadata().is_ok_and(|meta| meta.mode() & 0o001 != 0 || meta.uid() == uid))
     }
 }
 
 /// Whether this process acts as root.
 pub(super) fn we_are_root() -> Result<bool> {
-    let output = Command::new("id")
-        .arg("-u")
-        .output()
-        .while_("ask `id -u` who we are")?;
+    let output = Command::new("id").arg("-u").output().while_("ask `id -u` who we are")?;
     Ok(output.stdout.trim_ascii() == b"0")
 }
 
@@ -101,10 +95,7 @@ mod tests {
 
     #[test]
     fn reads_the_ids_of_a_user() {
-        assert_eq!(
-            in_passwd(PASSWD, "postgres"),
-            Some(Account::Other { uid: 101, gid: 104 })
-        );
+        assert_eq!(in_passwd(PASSWD, "postgres"), Some(Account::Other { uid: 101, gid: 104 }));
         assert_eq!(in_passwd(PASSWD, "nobody"), None);
         assert_eq!(in_passwd(PASSWD, "odd"), None);
     }

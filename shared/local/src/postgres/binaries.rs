@@ -42,10 +42,7 @@ impl Binaries {
     fn in_folder(dir: &Path) -> Option<Self> {
         let real = dir.join("initdb").canonicalize().ok()?;
         let dir = real.parent()?.to_path_buf();
-        ["initdb", "postgres", "pg_ctl"]
-            .iter()
-            .all(|name| dir.join(name).is_file())
-            .then_some(Self(dir))
+        ["initdb", "postgres", "pg_ctl"].iter().all(|name| dir.join(name).is_file()).then_some(Self(dir))
     }
 
     pub(super) fn program(&self, name: &str) -> PathBuf {
@@ -54,11 +51,7 @@ impl Binaries {
 }
 
 fn named_by_pg_config() -> Option<PathBuf> {
-    let output = Command::new("pg_config")
-        .arg("--bindir")
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
+    let output = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output().ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
 }
 
@@ -69,12 +62,7 @@ fn versioned(parent: &str, prefix: &str, leaf: &str) -> Vec<PathBuf> {
         .flatten()
         .flatten()
         .filter_map(|entry| {
-            let version = entry
-                .file_name()
-                .to_str()?
-                .strip_prefix(prefix)?
-                .parse()
-                .ok()?;
+            let version = entry.file_name().to_str()?.strip_prefix(prefix)?.parse().ok()?;
             Some((version, entry.path().join(leaf)))
         })
         .collect();

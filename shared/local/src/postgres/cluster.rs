@@ -63,23 +63,12 @@ impl Cluster {
         let password = random_password();
         init(&data, &binaries, account, &password)?;
         let (port, keeper) = launch_on_a_free_port(&data, &binaries, account, &purpose)?;
-        Ok(Self {
-            data,
-            account,
-            binaries,
-            purpose,
-            password,
-            port,
-            keeper,
-        })
+        Ok(Self { data, account, binaries, purpose, password, port, keeper })
     }
 
     /// `postgres://…` of the database every cluster begins with, as its superuser.
     pub fn url(&self) -> String {
-        format!(
-            "postgres://{SUPERUSER}:{}@127.0.0.1:{}/postgres",
-            self.password, self.port
-        )
+        format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}/postgres", self.password, self.port)
     }
 
     /// Whether the server has ended by itself (killed, or crashed beyond its own recovery).
@@ -97,13 +86,7 @@ impl Cluster {
         stop_server(&self.data, &self.binaries, self.account);
         loop {
             let before = postmaster(&self.data).map(|postmaster| postmaster.pid);
-            self.keeper = launch(
-                &self.data,
-                &self.binaries,
-                self.account,
-                &self.purpose,
-                self.port,
-            )?;
+            self.keeper = launch(&self.data, &self.binaries, self.account, &self.purpose, self.port)?;
             if ready(&self.data, &mut self.keeper, before.as_deref())? {
                 return Ok(());
             }
@@ -159,10 +142,7 @@ pub(super) fn discard(data: &Path, binaries: &Binaries, account: Account) -> Res
         Account::Other { uid, .. } => &[0, uid],
     };
     if !meta.is_dir() || !(owners.is_empty() || owners.contains(&meta.uid())) {
-        return Err(Error::Failed(format!(
-            "{} is in the way: please remove it",
-            data.display()
-        )));
+        return Err(Error::Failed(format!("{} is in the way: please remove it", data.display())));
     }
     stop_server(data, binaries, account);
     // The keeper removes the data too, once it sees the server gone; either may be first.
@@ -180,13 +160,8 @@ fn stop_server(data: &Path, binaries: &Binaries, account: Account) {
         return;
     }
     let mut stop = account.command(&binaries.program("pg_ctl"));
-    stop.args(["stop", "--mode", "immediate", "--silent", "--pgdata"])
-        .arg(data);
-    let _ = stop
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    stop.args(["stop", "--mode", "immediate", "--silent", "--pgdata"]).arg(data);
+    let _ = stop.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// Whether a server runs in `data`, as far as its process id tells.
@@ -199,19 +174,12 @@ pub(super) fn server_runs(data: &Path) -> Result<bool> {
     };
     let mut status = Account::unprivileged()?.command(&binaries.program("pg_ctl"));
     status.args(["status", "--pgdata"]).arg(data);
-    let status = status
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let status = status.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     Ok(status.while_("run pg_ctl")?.success())
 }
 
 fn init(data: &Path, binaries: &Binaries, account: Account, password: &str) -> Result<()> {
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(data)
-        .while_(format!("make {}", data.display()))?;
+    fs::DirBuilder::new().mode(0o700).create(data).while_(format!("make {}", data.display()))?;
     let password_file = data.with_extension("password");
     write_private(&password_file, password)?;
     account.own(&password_file)?;
@@ -233,8 +201,7 @@ fn init(data: &Path, binaries: &Binaries, account: Account, password: &str) -> R
         .arg("--pgdata")
         .arg(data);
     let output = initdb.stdin(Stdio::null()).output().while_("run initdb");
-    let removed =
-        fs::remove_file(&password_file).while_(format!("remove {}", password_file.display()));
+    let removed = fs::remove_file(&password_file).while_(format!("remove {}", password_file.display()));
     let output = output?;
     removed?;
     if !output.status.success() {
@@ -265,13 +232,7 @@ fn launch_on_a_free_port(
     Err(did_not_start(data))
 }
 
-fn launch(
-    data: &Path,
-    binaries: &Binaries,
-    account: Account,
-    purpose: &Purpose,
-    port: u16,
-) -> Result<Child> {
+fn launch(data: &Path, binaries: &Binaries, account: Account, purpose: &Purpose, port: u16) -> Result<Child> {
     let log = fs::File::create(data.join("server.log")).while_("make the server's log")?;
     let mut keeper = account.command(Path::new("/bin/sh"));
     keeper.args(["-c", KEEPER, "keep.sh"]).arg(data);
@@ -279,18 +240,11 @@ fn launch(
         Purpose::Stack => keeper.arg("").stdin(Stdio::piped()),
         Purpose::Tests { used } => keeper.arg(used).stdin(Stdio::null()),
     };
-    keeper
-        .arg(binaries.program("postgres"))
-        .arg("-D")
-        .arg(data)
-        .arg("-p")
-        .arg(port.to_string());
+    keeper.arg(binaries.program("postgres")).arg("-D").arg(data).arg("-p").arg(port.to_string());
     for setting in settings(purpose) {
         keeper.args(["-c", setting]);
     }
-    keeper
-        .stdout(log.try_clone().while_("share the server's log")?)
-        .stderr(log);
+    keeper.stdout(log.try_clone().while_("share the server's log")?).stderr(log);
     // A Ctrl-C at the terminal goes to the whole process group; the server must outlive the functions
     // that are still using it.
     keeper.process_group(0).spawn().while_("start PostgreSQL")
@@ -298,11 +252,7 @@ fn launch(
 
 fn settings(purpose: &Purpose) -> &'static [&'static str] {
     match purpose {
-        Purpose::Stack => &[
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            "max_connections=300",
-        ],
+        Purpose::Stack => &["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=300"],
         Purpose::Tests { .. } => &[
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
@@ -324,10 +274,7 @@ fn postmaster(data: &Path) -> Option<Postmaster> {
     let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let mut lines = text.lines();
     let pid = lines.next()?.to_owned();
-    Some(Postmaster {
-        pid,
-        ready: lines.nth(6).is_some_and(|status| status.trim() == "ready"),
-    })
+    Some(Postmaster { pid, ready: lines.nth(6).is_some_and(|status| status.trim() == "ready") })
 }
 
 /// Waits until the server takes connections (true) or has ended (false). `before` is the process id in
@@ -354,17 +301,12 @@ fn did_not_start(data: &Path) -> Error {
 }
 
 /// Creates a file only its owner can read.
-pub(super) fn write_private(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
     let doing = format!("write {}", path.display());
     // Created anew, never opened: in a folder open to others the name may be a planted link.
     let _ = fs::remove_file(path);
     let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .while_(&doing)?;
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).while_(&doing)?;
     file.write_all(text.as_bytes()).while_(doing)
 }
 

@@ -40,8 +40,7 @@ impl Files {
 
     fn locked(&self) -> Result<File> {
         let lock = File::create(&self.lock).while_(format!("open {}", self.lock.display()))?;
-        lock.lock()
-            .while_(format!("lock {}", self.lock.display()))?;
+        lock.lock().while_(format!("lock {}", self.lock.display()))?;
         Ok(lock)
     }
 
@@ -51,9 +50,7 @@ impl Files {
             return Ok(url);
         }
         let _ = fs::remove_file(&self.url);
-        let purpose = Purpose::Tests {
-            used: self.used.clone(),
-        };
+        let purpose = Purpose::Tests { used: self.used.clone() };
         let cluster = Cluster::start_for(&self.data, purpose)?;
         let url = cluster.url();
         write_private(&self.url, &url)?;

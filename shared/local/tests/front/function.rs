@@ -22,22 +22,14 @@ fn call(method: &str, path: &str, body: &str) -> (String, String) {
 
 fn header<'a>(head: &'a str, name: &str) -> &'a str {
     let lines = head.lines().filter_map(|line| line.split_once(": "));
-    lines
-        .into_iter()
-        .find(|(found, _)| *found == name)
-        .map(|(_, value)| value)
-        .expect("the header")
+    lines.into_iter().find(|(found, _)| *found == name).map(|(_, value)| value).expect("the header")
 }
 
 fn main() {
     loop {
         let (head, event) = call("GET", "invocation/next", "");
         let id = header(&head, "lambda-runtime-aws-request-id");
-        assert!(
-            header(&head, "lambda-runtime-deadline-ms")
-                .parse::<u64>()
-                .is_ok()
-        );
+        assert!(header(&head, "lambda-runtime-deadline-ms").parse::<u64>().is_ok());
         if event.contains("\"rawPath\":\"/crash\"") {
             std::process::exit(3);
         }
@@ -47,11 +39,7 @@ fn main() {
             }
         }
         if event.contains("\"rawPath\":\"/fail\"") {
-            call(
-                "POST",
-                &format!("invocation/{id}/error"),
-                r#"{"errorMessage": "it failed"}"#,
-            );
+            call("POST", &format!("invocation/{id}/error"), r#"{"errorMessage": "it failed"}"#);
             continue;
         }
         // Without a status: the front answers 200 with this JSON.
