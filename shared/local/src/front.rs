@@ -27,6 +27,9 @@ const BODY_LIMIT: usize = 10 * 1024 * 1024;
 /// Lambda's limit on an invocation's payload and on its answer, in bytes.
 const PAYLOAD_LIMIT: usize = 6_291_556;
 
+/// What API Gateway answers without the function, or in its place.
+struct Refused(StatusCode, &'static str);
+
 /// Routes with functions behind them.
 pub struct Front {
     routes: Vec<Route>,
@@ -69,7 +72,8 @@ impl Front {
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Bytes> {
         let request_id = Uuid::new_v4();
-        let mut response = self.routed(request, peer, request_id).await.unwrap_or_else(|refused| refused);
+        let answer = self.routed(request, peer, request_id).await;
+        let mut response = answer.unwrap_or_else(|Refused(status, message)| gateway_message(status, message));
         let id = request_id.to_string().try_into().expect("a UUID is a valid header");
         response.headers_mut().insert("apigw-requestid", id);
         response
@@ -81,10 +85,10 @@ impl Front {
         request: Request<Incoming>,
         peer: SocketAddr,
         request_id: Uuid,
-    ) -> Result<Response<Bytes>, Response<Bytes>> {
+    ) -> Result<Response<Bytes>, Refused> {
         let (parts, body) = request.into_parts();
         let matched = route::find(&self.routes, parts.method.as_str(), parts.uri.path())
-            .ok_or_else(|| gateway_message(StatusCode::NOT_FOUND, "Not Found"))?;
+            .ok_or(Refused(StatusCode::NOT_FOUND, "Not Found"))?;
         let body = read(body).await?;
         let at = OffsetDateTime::now_utc();
         let access_key = match matched.route.iam {
@@ -105,16 +109,16 @@ impl Front {
         parts: &http::request::Parts,
         body: &[u8],
         at: OffsetDateTime,
-    ) -> Result<&str, Response<Bytes>> {
+    ) -> Result<&str, Refused> {
         sigv4::verify(parts, body, &self.credentials, at).map_err(|refusal| {
             eprintln!("{} {}: {refusal}", parts.method, parts.uri.path());
-            gateway_message(StatusCode::FORBIDDEN, "Forbidden")
+            Refused(StatusCode::FORBIDDEN, "Forbidden")
         })?;
         Ok(&self.credentials.access_key)
     }
 
-    async fn invoke(&self, name: &str, event: Bytes) -> Result<Response<Bytes>, Response<Bytes>> {
-        let internal_error = || gateway_message(StatusCode::BAD_GATEWAY, "Internal Server Error");
+    async fn invoke(&self, name: &str, event: Bytes) -> Result<Response<Bytes>, Refused> {
+        let internal_error = || Refused(StatusCode::BAD_GATEWAY, "Internal Server Error");
         let function = Arc::clone(self.functions.get(name).ok_or_else(internal_error)?);
         // In a task of its own: as in Lambda, a client that hangs up does not stop the function.
         let invocation = tokio::spawn(async move { function.invoke(event).await });
@@ -122,7 +126,7 @@ impl Front {
             eprintln!("{name}: {error}");
             match error {
                 InvocationError::TimedOut(_) => {
-                    gateway_message(StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out")
+                    Refused(StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out")
                 }
                 _ => internal_error(),
             }
@@ -139,12 +143,12 @@ impl Front {
 }
 
 /// The whole body, if it is within the gateway's limit.
-async fn read(mut body: Incoming) -> Result<Bytes, Response<Bytes>> {
+async fn read(mut body: Incoming) -> Result<Bytes, Refused> {
     let (mut kept, mut length) = (BytesMut::new(), 0);
     // What is over the limit is read on, within reason, and dropped: a client that is still sending
     // when we hang up sees a broken connection instead of the refusal.
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| gateway_message(StatusCode::BAD_REQUEST, "Bad Request"))?;
+        let frame = frame.map_err(|_| Refused(StatusCode::BAD_REQUEST, "Bad Request"))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -158,6 +162,6 @@ async fn read(mut body: Incoming) -> Result<Bytes, Response<Bytes>> {
     if length > BODY_LIMIT { Err(too_large()) } else { Ok(kept.freeze()) }
 }
 
-fn too_large() -> Response<Bytes> {
-    gateway_message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large")
+fn too_large() -> Refused {
+    Refused(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large")
 }

@@ -1,5 +1,7 @@
 //! Payload format 2.0, both ways, against the shape the API Gateway Developer Guide documents.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_local::event::{Received, http_event, http_response, scheduled_event};
 use bakeoff_local::route::{Route, find};
 use base64::Engine;

@@ -1,5 +1,7 @@
 //! The front with real processes behind it: routes, IAM, limits, and what happens when a process dies.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! Private clusters: started, killed and started again, stopped.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! SigV4 against AWS's own signing test suite (`tests/sigv4/*.txt`: the suite's signed requests, as they
 //! go over the wire) and against what botocore signs.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_local::sigv4::{Credentials, Refusal, sign, verify};
 use http::{Request, request::Parts};
 use time::macros::datetime;

@@ -1,5 +1,7 @@
 //! Routes: read from the template, matched as HTTP APIs match them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use bakeoff_local::route::{Route, find};

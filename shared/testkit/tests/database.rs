@@ -1,5 +1,7 @@
 //! Databases of tests' own: migrated, apart from each other, gone afterwards.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_testkit::Database;
 
 async fn exists(database: &Database, name: &str) -> bool {
