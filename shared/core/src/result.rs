@@ -896,6 +896,7 @@ fn required_text(raw: Raw<'_>, at: At<'_>, faults: &mut Faults) -> Option<String
     let text = storable_text(raw, at, faults)?;
     if text.is_empty() {
         faults.push(at.pointer(), "must not be empty");
+        return None;
     }
     Some(text)
 }

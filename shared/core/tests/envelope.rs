@@ -1,5 +1,7 @@
 //! The harness's envelope: what verifies, and what is refused with which check.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_core::envelope::{Envelope, SignatureInvalid};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
