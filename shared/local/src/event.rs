@@ -71,7 +71,7 @@ pub fn http_event(received: &Received, matched: &Matched, access_key: Option<&st
 
 fn request_context(received: &Received, matched: &Matched, access_key: Option<&str>) -> Value {
     let parts = received.parts;
-    let host = parts.headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost");
+    let host = header_text(&parts.headers, header::HOST).unwrap_or("localhost");
     let domain = host.rsplit_once(':').map_or(host, |(name, _port)| name);
     let time = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
     let mut context = json!({
@@ -84,7 +84,7 @@ fn request_context(received: &Received, matched: &Matched, access_key: Option<&s
             "path": parts.uri.path(),
             "protocol": format!("{:?}", parts.version),
             "sourceIp": received.peer.ip().to_string(),
-            "userAgent": parts.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default(),
+            "userAgent": header_text(&parts.headers, header::USER_AGENT).unwrap_or_default(),
         },
         "requestId": received.request_id.to_string(),
         "routeKey": matched.route.key(),
@@ -120,6 +120,10 @@ pub fn scheduled_event(rule: &str, at: OffsetDateTime) -> Value {
         "resources": [format!("arn:aws:events:us-east-1:{ACCOUNT_ID}:rule/{rule}")],
         "detail": {},
     })
+}
+
+fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
 }
 
 pub(crate) fn epoch_ms(at: OffsetDateTime) -> i128 {
@@ -172,7 +176,7 @@ fn body_field(headers: &HeaderMap, body: &[u8]) -> (Option<Value>, bool) {
 }
 
 fn is_textual(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+    let Some(kind) = header_text(headers, header::CONTENT_TYPE) else {
         return true;
     };
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

@@ -8,6 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, Method, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
+use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
@@ -17,6 +18,8 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 /// How far a request's date may lie from now, either way.
 const CLOCK_SKEW: Duration = Duration::minutes(5);
+/// ISO 8601's basic form, as in `x-amz-date`.
+const DATE: &[BorrowedFormatItem] = format_description!("[year][month][day]T[hour][minute][second]Z");
 /// All but RFC 3986's unreserved characters.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -114,9 +117,7 @@ pub fn sign(
     credentials: &Credentials,
     now: OffsetDateTime,
 ) -> Result<[(&'static str, String); 2], Refusal> {
-    let date = now
-        .format(format_description!("[year][month][day]T[hour][minute][second]Z"))
-        .map_err(|_| Refusal::Malformed)?;
+    let date = now.format(DATE).map_err(|_| Refusal::Malformed)?;
     let scope = Scope { credentials, day: &date[..8] };
     let mut headers = headers.clone();
     headers.insert("x-amz-date", date.parse().map_err(|_| Refusal::Malformed)?);
@@ -265,8 +266,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 fn parse_date(date: &str) -> Result<OffsetDateTime, Refusal> {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    PrimitiveDateTime::parse(date, format).map(PrimitiveDateTime::assume_utc).map_err(|_| Refusal::Malformed)
+    PrimitiveDateTime::parse(date, DATE).map(PrimitiveDateTime::assume_utc).map_err(|_| Refusal::Malformed)
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -32,7 +32,8 @@ async fn check_status(client: &Client, run: &HarnessRun, id: Uuid) -> Result<()>
 }
 
 async fn check_metrics(client: &Client, run: &HarnessRun, id: Uuid) -> Result<()> {
-    let sql = "SELECT regexp_replace(p.file_path, '^.*/|\\.md$', '', 'g'), md.name, x.score, x.failure_reason \
+    let sql = "SELECT regexp_replace(p.file_path, '^.*/|\\.md$', '', 'g'), md.name, x.score, \
+                      x.failure_reason \
                FROM run_model_metrics x JOIN prompts p USING (prompt_id) JOIN models md USING (model_id) \
                WHERE x.run_id = $1 ORDER BY 1, 2";
     let rows = client.query(sql, &[&id]).await.while_("read the metrics")?;

@@ -20,7 +20,7 @@ nobody_left() {
     if [ -z "$used" ]; then
         read -r _ <&3
     else
-        while [ -f "$used" ] && [ -z "$(find "$used" -mmin +10)" ]; do sleep 5; done
+        while [ -f "$used" ] && [ -z "$(find "$used" -mmin +10)" ]; do sleep 2; done
     fi
 }
 

@@ -139,3 +139,42 @@ fn keep_in_use(used: PathBuf) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Instant;
+
+    use super::*;
+
+    fn eventually(what: &str, holds: impl Fn() -> bool) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !holds() {
+            assert!(Instant::now() < until, "{what} did not come about");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[test]
+    fn is_started_once_replaced_when_killed_and_ends_when_nobody_is_left() {
+        let name = format!("shared-{}", std::process::id());
+        let dir = workspace::target().unwrap().join("tests").join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let files = Files::under(&dir).unwrap();
+
+        let first = files.running_or_started().unwrap();
+        assert_eq!(files.running_or_started().unwrap(), first);
+
+        let postmaster = fs::read_to_string(files.data.join("postmaster.pid")).unwrap();
+        let pid = postmaster.lines().next().unwrap();
+        assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+        eventually("the server's end", || !is_postgres(port_of(&first).unwrap()));
+        let second = files.running_or_started().unwrap();
+        assert!(is_postgres(port_of(&second).unwrap()));
+
+        fs::remove_file(&files.used).unwrap();
+        eventually("the end of the unused server", || !is_postgres(port_of(&second).unwrap()));
+        eventually("the removal of its data", || !files.data.join("PG_VERSION").exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
