@@ -79,7 +79,7 @@ BEGIN
     SELECT q.claim_id, q.claimed_by, q.status INTO v_holder
       FROM run_queue q WHERE q.queue_id = p_queue_id FOR UPDATE;
     SELECT s.standing INTO v_standing FROM queue_submission_standing(p_run_id, p_claim_id, p_runner_id) s;
-    IF v_standing IS DISTINCT FROM CASE WHEN p_late THEN 'late' ELSE 'on_time' END THEN
+    IF v_standing IS DISTINCT FROM (CASE WHEN p_late THEN 'late' ELSE 'on_time' END) THEN
         RETURN 'moved';
     END IF;
 
