@@ -1,1 +1,31 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+pub mod allowlist;
+pub mod audit;
+pub mod cancel;
+pub mod canonical;
+pub mod claim;
+pub mod document;
+pub mod enqueue;
+pub mod envelope;
+pub mod error;
+pub mod fault;
+pub mod heartbeat;
+pub mod key;
+pub mod lease;
+pub mod listing;
+pub mod metrics;
+pub mod migrate;
+pub mod proof;
+pub mod reap;
+pub mod register;
+pub mod release;
+pub mod requeue;
+pub mod result;
+pub mod revoke;
+pub mod runner;
+pub mod status;
+pub mod submit;
+pub mod token;
+
+pub use error::Error;

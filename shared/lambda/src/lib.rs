@@ -1,1 +1,21 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+pub mod app;
+pub mod auth;
+pub mod config;
+pub mod database;
+pub mod problem;
+pub mod request;
+pub mod response;
+pub mod secrets;
+pub mod serve;
+pub mod telemetry;
+
+pub use app::App;
+pub use problem::Refusal;
+pub use request::Request;
+pub use response::Reply;
+pub use serve::serve;
+
+/// What a handler answers: a reply, or why not.
+pub type Result<T = Reply> = std::result::Result<T, Refusal>;

@@ -1,1 +1,5 @@
-//! Placeholder.
+//! What tests need: so far, a database each.
+
+mod database;
+
+pub use database::Database;

@@ -1,0 +1,18 @@
+-- Cancels what has not ended. A live row keeps its claim's id, so that its runner's next heartbeat can be
+-- told, and loses its lease.
+WITH cancelled AS (
+    UPDATE run_queue
+       SET status = 'CANCELLED', completed_at = now(), lease_expires_at = NULL, retry_after = NULL,
+           error_detail = coalesce($3, error_detail), updated_at = now()
+     WHERE run_id = $1 AND status IN ('PENDING', 'CLAIMED', 'IN_PROGRESS')
+    RETURNING queue_id
+), noted AS (
+    INSERT INTO audit_log (actor, action, subject, detail)
+    SELECT $2, 'run.cancel', $1::text, jsonb_strip_nulls(jsonb_build_object('reason', $3, 'rows', count(*)))
+      FROM cancelled
+    HAVING count(*) > 0
+)
+SELECT EXISTS (SELECT FROM runs WHERE run_id = $1) AS known,
+       (SELECT count(*) FROM cancelled) AS cancelled,
+       -- As the statement found it: a second cancel finds the first one's rows.
+       EXISTS (SELECT FROM run_queue WHERE run_id = $1 AND status = 'CANCELLED') AS cancelled_before

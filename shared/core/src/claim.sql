@@ -1,0 +1,203 @@
+-- What happens on claim.
+--
+-- One call, one round trip, one commit. A PL/pgSQL function keeps its plans in the backend, where one
+-- long unnamed statement would be planned anew each time (about twice the server CPU).
+--
+-- The row comes from the first of two steps that has one; both are exact in (priority, created_at):
+--   1. walk the ready order over at most 100 rows and take the first that fits: the usual case;
+--   2. compare the heads of the lanes that fit: what stands ahead and does not fit is never visited.
+-- Neither depends on how long the queue is.
+CREATE OR REPLACE FUNCTION queue_claim(
+    p_runner_id     text,
+    p_key_id        text,
+    p_claim_id      uuid,             -- null: made here
+    p_vram_gb       double precision, -- null: as registered
+    p_quantizations text[],           -- null: as registered
+    p_lease_s       integer,
+    OUT outcome               text,   -- claimed, empty, key_not_allowed, claim_lost, claim_id_taken
+    OUT server_time           timestamptz,
+    OUT run_id                uuid,
+    OUT queue_id              uuid,
+    OUT claim_id              uuid,
+    OUT attempt               integer,
+    OUT max_attempts          integer,
+    OUT priority              integer,
+    OUT lease_expires_at      timestamptz,
+    OUT unknown_quantizations text[],
+    OUT model                 json,
+    OUT models                json,
+    OUT prompts               json,
+    OUT tasks                 json,
+    OUT config                json
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_vram_gb          double precision;
+    v_quantizations    text[];
+    v_quantization_ids integer[];
+    v_row              record;
+    v_depth            integer;
+BEGIN
+    server_time := now();
+
+    -- Shared by all claims of the key, taken alone by its revocation (revoke.sql): without it a claim
+    -- that read the allowlist just before the revocation could commit just after, and keep its job.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_key_id, 0));
+    SELECT coalesce(p_vram_gb, r.vram_gb), coalesce(p_quantizations, r.quantizations)
+      INTO v_vram_gb, v_quantizations
+      FROM allowlist a
+      JOIN runners r ON r.key_id = a.key_id
+     WHERE a.key_id = p_key_id AND a.revoked_at IS NULL
+       AND (a.expires_at IS NULL OR a.expires_at > now())
+       AND (a.runner_id IS NULL OR a.runner_id = p_runner_id)
+       AND r.runner_id = p_runner_id;
+    IF NOT FOUND THEN
+        outcome := 'key_not_allowed';
+        RETURN;
+    END IF;
+
+    SELECT coalesce(array_agg(m.quantization_id) FILTER (WHERE m.quantization_id IS NOT NULL), '{}'),
+           coalesce(array_agg(n.name) FILTER (WHERE m.quantization_id IS NULL), '{}')
+      INTO v_quantization_ids, unknown_quantizations
+      FROM unnest(v_quantizations) AS n(name)
+      LEFT JOIN quantization_methods m ON m.name = n.name;
+
+    IF p_claim_id IS NOT NULL THEN
+        -- The same request sent twice at once must not claim two rows.
+        PERFORM pg_advisory_xact_lock(hashtextextended(p_claim_id::text, 0));
+        SELECT q.claimed_by, q.status, q.run_id, q.queue_id, q.claim_id, q.attempt_count, q.max_attempts,
+               q.priority, q.lease_expires_at, q.prompt_id
+          INTO v_row
+          FROM run_queue q
+         WHERE q.claim_id = p_claim_id;
+        IF NOT FOUND THEN
+            SELECT c.runner_id AS claimed_by, 'PENDING' AS status
+              INTO v_row
+              FROM past_claims c
+             WHERE c.claim_id = p_claim_id;
+        END IF;
+        IF FOUND AND v_row.claimed_by IS DISTINCT FROM p_runner_id THEN
+            outcome := 'claim_id_taken';
+            RETURN;
+        ELSIF FOUND AND v_row.status NOT IN ('CLAIMED', 'IN_PROGRESS') THEN
+            outcome := 'claim_lost';
+            RETURN;
+        ELSIF FOUND THEN
+            outcome := 'claimed';
+        END IF;
+    END IF;
+
+    IF outcome IS NULL THEN
+        UPDATE runners r
+           SET last_heartbeat = now(), status = 'ACTIVE'
+         WHERE r.runner_id = p_runner_id
+           -- A poll is not worth a write each time.
+           AND (r.last_heartbeat IS NULL OR r.last_heartbeat < now() - interval '15 s' OR r.status <> 'ACTIVE');
+
+        -- Rows whose `retry_after` has passed step back into the ready order: few, for a claim pays for
+        -- it (sixteen cost 3 ms); the reaper brings back the bulk.
+        IF EXISTS (SELECT FROM run_queue q
+                    WHERE q.status = 'PENDING' AND q.retry_after IS NOT NULL AND q.retry_after <= now()) THEN
+            UPDATE run_queue q
+               SET retry_after = NULL
+             WHERE q.queue_id IN (SELECT d.queue_id FROM run_queue d
+                                   WHERE d.status = 'PENDING' AND d.retry_after IS NOT NULL
+                                     AND d.retry_after <= now()
+                                   ORDER BY d.retry_after
+                                   LIMIT 4
+                                     FOR UPDATE SKIP LOCKED);
+        END IF;
+
+        -- Step 1. One candidate is locked at a time, in order, and only the one that is taken.
+        SELECT q.ctid AS tid, q.prompt_id
+          INTO v_row
+          FROM (SELECT r.ctid AS tid, r.lane_id
+                  FROM run_queue r
+                 WHERE r.status = 'PENDING' AND r.retry_after IS NULL
+                 ORDER BY r.priority, r.created_at
+                 LIMIT 100) walk
+          JOIN LATERAL (SELECT FROM queue_lanes l
+                         WHERE l.lane_id = walk.lane_id AND l.required_vram_gb <= v_vram_gb
+                           AND l.quantization_ids <@ v_quantization_ids OFFSET 0) fits ON true
+          JOIN LATERAL (SELECT r.ctid, r.prompt_id
+                          FROM run_queue r
+                         WHERE r.ctid = walk.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
+                           FOR UPDATE SKIP LOCKED) q ON true
+         LIMIT 1;
+
+        -- Step 2. The best rows of the lanes with the best heads hold the best rows of all; a few are
+        -- taken because other claimers may hold the first. Only if all are held, more are looked at.
+        IF v_row.tid IS NULL THEN
+            FOREACH v_depth IN ARRAY ARRAY[4, 64, 1024] LOOP
+                SELECT q.ctid AS tid, q.prompt_id
+                  INTO v_row
+                  FROM (SELECT ready.tid
+                          FROM (SELECT l.lane_id
+                                  FROM queue_lanes l
+                                  JOIN LATERAL (SELECT r.priority, r.created_at
+                                                  FROM run_queue r
+                                                 WHERE r.lane_id = l.lane_id AND r.status = 'PENDING'
+                                                   AND r.retry_after IS NULL
+                                                 ORDER BY r.priority, r.created_at
+                                                 LIMIT 1) head ON true
+                                 WHERE l.required_vram_gb <= v_vram_gb
+                                   AND l.quantization_ids <@ v_quantization_ids
+                                 ORDER BY head.priority, head.created_at
+                                 LIMIT v_depth) lane
+                          JOIN LATERAL (SELECT r.ctid AS tid, r.priority, r.created_at
+                                          FROM run_queue r
+                                         WHERE r.lane_id = lane.lane_id AND r.status = 'PENDING'
+                                           AND r.retry_after IS NULL
+                                         ORDER BY r.priority, r.created_at
+                                         LIMIT v_depth) ready ON true
+                         ORDER BY ready.priority, ready.created_at
+                         LIMIT v_depth) best
+                  JOIN LATERAL (SELECT r.ctid, r.prompt_id
+                                  FROM run_queue r
+                                 WHERE r.ctid = best.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
+                                   FOR UPDATE SKIP LOCKED) q ON true
+                 LIMIT 1;
+                EXIT WHEN v_row.tid IS NOT NULL;
+            END LOOP;
+        END IF;
+
+        IF v_row.tid IS NULL THEN
+            outcome := 'empty';
+            RETURN;
+        END IF;
+
+        UPDATE run_queue q
+           SET status = 'CLAIMED', claimed_by = p_runner_id, claimed_at = now(), started_at = NULL,
+               claim_id = coalesce(p_claim_id, gen_random_uuid()),
+               lease_expires_at = now() + make_interval(secs => p_lease_s), updated_at = now()
+         WHERE q.ctid = v_row.tid
+        RETURNING q.run_id, q.queue_id, q.claim_id, q.attempt_count, q.max_attempts, q.priority,
+                  q.lease_expires_at, q.prompt_id
+          INTO v_row;
+        outcome := 'claimed';
+    END IF;
+
+    run_id := v_row.run_id;
+    queue_id := v_row.queue_id;
+    claim_id := v_row.claim_id;
+    attempt := v_row.attempt_count + 1;
+    max_attempts := v_row.max_attempts;
+    priority := v_row.priority;
+    lease_expires_at := v_row.lease_expires_at;
+
+    SELECT j.model, j.models, j.prompts, j.tasks, j.config
+      INTO model, models, prompts, tasks, config
+      FROM queue_jobs j
+     WHERE j.queue_id = v_row.queue_id;
+    IF NOT FOUND THEN
+        -- Inserted by a foreign tool: it says which prompt, and nothing else.
+        models := '[]';
+        tasks := '[]';
+        config := '{}';
+        SELECT json_build_array(json_build_object(
+                   'id', regexp_replace(p.file_path, '^.*/|\.[^./]*$', '', 'g'), 'prompt_id', p.prompt_id))
+          INTO prompts
+          FROM prompts p
+         WHERE p.prompt_id = v_row.prompt_id;
+    END IF;
+END $$;

@@ -1,0 +1,207 @@
+-- Enqueues a run: finds or makes its models and prompts, finds or makes the lanes of its rows, and
+-- inserts run, rows and jobs, all or nothing.
+--
+-- p_spec: {run_id, publisher_id, priority, max_attempts, max_runtime_s,
+--   models:  [{id, model_id, quantization, active_parameter_count_b, …descriptor columns, creator, sources}
+--             or {id, model_id, named: true}],
+--   prompts: [{id, file_path, git_commit_hash, …} or {id, prompt_id}],
+--   rows:    [[index into prompts, …], …]}
+-- p_tasks and p_configs are the received texts; one config a row.
+CREATE OR REPLACE FUNCTION queue_enqueue(
+    p_admin   text,
+    p_spec    jsonb,
+    p_tasks   json,
+    p_configs json[]
+) RETURNS TABLE (
+    outcome           text, -- enqueued, run_exists, model_unknown, model_unfit, prompt_unknown
+    subject           text, -- what is unknown: the id in the request
+    new_queue_id      uuid,
+    first_prompt_id   integer,
+    needed_vram_gb    integer,
+    needed_quantizations text[]
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_run_id      uuid := (p_spec ->> 'run_id')::uuid;
+    v_model       jsonb;
+    v_model_id    uuid;
+    v_prompt      jsonb;
+    v_prompt_id   integer;
+    v_task_id     integer;
+    v_row         jsonb;
+    v_row_number  integer := 0;
+    v_models      json;
+    v_first_model json;
+    v_model_ids   uuid[] := '{}';
+    v_needs       record;
+    v_all_vram_gb integer := 0;
+    v_all_quantization_ids integer[] := '{}';
+    v_all_quantizations    text[] := '{}';
+    v_lane_id     integer;
+    v_prompt_ids  integer[] := '{}';
+    v_queue_id    uuid;
+BEGIN
+    INSERT INTO runs (run_id, submitted_at, publisher_id)
+    VALUES (v_run_id, now(), p_spec ->> 'publisher_id')
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT 'run_exists', v_run_id::text, NULL::uuid, NULL::integer, NULL::integer, NULL::text[];
+        RETURN;
+    END IF;
+
+    FOR v_model IN SELECT * FROM jsonb_array_elements(p_spec -> 'models') LOOP
+        IF v_model -> 'named' = 'true' THEN
+            SELECT m.model_id INTO v_model_id FROM models m WHERE m.model_id = (v_model ->> 'model_id')::uuid;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_unknown', DETAIL = v_model ->> 'id';
+            END IF;
+        ELSE
+            v_model_id := queue_find_or_make_model(v_model);
+        END IF;
+        v_model_ids := v_model_ids || v_model_id;
+
+        -- What this job says of the model decides; the database is asked only where the job is silent.
+        SELECT q.quantization_id, q.name,
+               ceil(coalesce((v_model ->> 'active_parameter_count_b')::numeric, m.active_parameter_count_b::numeric)
+                    * q.vram_multiplier * 1.15)::integer AS vram_gb
+          INTO v_needs
+          FROM models m
+          LEFT JOIN quantization_methods named ON named.name = v_model ->> 'quantization'
+          JOIN quantization_methods q ON q.quantization_id = coalesce(named.quantization_id, m.quantization_id)
+         WHERE m.model_id = v_model_id;
+        IF v_needs.vram_gb IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_unfit', DETAIL = v_model ->> 'id';
+        END IF;
+        v_all_vram_gb := greatest(v_all_vram_gb, v_needs.vram_gb);
+        v_all_quantization_ids := v_all_quantization_ids || v_needs.quantization_id;
+        v_all_quantizations := v_all_quantizations || v_needs.name;
+        IF v_first_model IS NULL THEN
+            SELECT json_build_object(
+                       'model_id', m.model_id, 'name', m.name, 'quantization', v_needs.name,
+                       'required_vram_gb', v_needs.vram_gb,
+                       'sources', coalesce((SELECT json_agg(json_build_object('source_type', t.name, 'url', s.url)
+                                                            ORDER BY s.source_id)
+                                              FROM model_sources s JOIN source_types t USING (source_type_id)
+                                             WHERE s.model_id = m.model_id), '[]'))
+              INTO v_first_model
+              FROM models m
+             WHERE m.model_id = v_model_id;
+        END IF;
+    END LOOP;
+    SELECT coalesce(json_agg(json_build_object('id', m.spec ->> 'id', 'model_id', v_model_ids[m.n]) ORDER BY m.n), '[]')
+      INTO v_models
+      FROM jsonb_array_elements(p_spec -> 'models') WITH ORDINALITY AS m(spec, n);
+    v_all_quantization_ids := ARRAY(SELECT DISTINCT unnest(v_all_quantization_ids) ORDER BY 1);
+    v_all_quantizations := ARRAY(SELECT DISTINCT unnest(v_all_quantizations) ORDER BY 1);
+
+    FOR v_prompt IN SELECT * FROM jsonb_array_elements(p_spec -> 'prompts') LOOP
+        IF v_prompt ? 'prompt_id' THEN
+            SELECT p.prompt_id INTO v_prompt_id FROM prompts p WHERE p.prompt_id = (v_prompt ->> 'prompt_id')::integer;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'prompt_unknown', DETAIL = v_prompt ->> 'id';
+            END IF;
+        ELSE
+            v_prompt_id := queue_find_or_make_prompt(v_prompt ->> 'file_path', v_prompt ->> 'git_commit_hash');
+        END IF;
+        v_prompt_ids := v_prompt_ids || v_prompt_id;
+    END LOOP;
+
+    INSERT INTO queue_lanes AS l (quantization_ids, required_vram_gb)
+    VALUES (v_all_quantization_ids, v_all_vram_gb)
+    ON CONFLICT DO NOTHING;
+    SELECT l.lane_id INTO v_lane_id
+      FROM queue_lanes l
+     WHERE l.quantization_ids = v_all_quantization_ids AND l.required_vram_gb = v_all_vram_gb;
+
+    FOR v_row IN SELECT * FROM jsonb_array_elements(p_spec -> 'rows') LOOP
+        v_row_number := v_row_number + 1;
+        INSERT INTO run_queue AS q (run_id, prompt_id, priority, max_attempts, max_runtime_s, lane_id)
+        VALUES (v_run_id, v_prompt_ids[(v_row ->> 0)::integer + 1], (p_spec ->> 'priority')::integer,
+                (p_spec ->> 'max_attempts')::integer, (p_spec ->> 'max_runtime_s')::integer, v_lane_id)
+        RETURNING q.queue_id INTO v_queue_id;
+        INSERT INTO queue_jobs (queue_id, model, models, prompts, tasks, config)
+        SELECT v_queue_id, coalesce(v_first_model, 'null'), v_models,
+               (SELECT json_agg(json_build_object('id', p_spec -> 'prompts' -> (i.value::integer) ->> 'id',
+                                                  'prompt_id', v_prompt_ids[i.value::integer + 1]) ORDER BY i.n)
+                  FROM jsonb_array_elements_text(v_row) WITH ORDINALITY AS i(value, n)),
+               p_tasks, p_configs[v_row_number];
+        RETURN QUERY SELECT 'enqueued', NULL::text, v_queue_id, v_prompt_ids[(v_row ->> 0)::integer + 1],
+                            v_all_vram_gb, v_all_quantizations;
+    END LOOP;
+
+    INSERT INTO audit_log (actor, action, subject, detail)
+    VALUES (p_admin, 'run.enqueue', v_run_id::text, jsonb_build_object('rows', v_row_number));
+END $$;
+
+-- A model by its hash or id, or made from its descriptor. Two runs that name a new model at the same
+-- time meet at the primary key.
+CREATE OR REPLACE FUNCTION queue_find_or_make_model(p_model jsonb) RETURNS uuid LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_model_id   uuid;
+    v_creator_id uuid := (p_model -> 'creator' ->> 'creator_id')::uuid;
+BEGIN
+    SELECT m.model_id INTO v_model_id FROM models m WHERE m.model_hash = p_model ->> 'model_hash';
+    IF FOUND THEN
+        RETURN v_model_id;
+    END IF;
+
+    INSERT INTO creators (creator_id, name, display_name, homepage, service_identifiers, provisional)
+    SELECT v_creator_id, c.name, c.display_name, c.homepage, c.service_identifiers, coalesce(c.provisional, false)
+      FROM jsonb_populate_record(NULL::creators, p_model -> 'creator') c
+     WHERE v_creator_id IS NOT NULL
+    ON CONFLICT DO NOTHING;
+
+    v_model_id := (p_model ->> 'model_id')::uuid;
+    INSERT INTO models (model_id, name, creator_id, model_hash, parameter_count_b, active_parameter_count_b,
+                        architecture_id, context_length_default, context_length_min, context_length_max,
+                        file_format_id, quantization_id, model_source_size, version, description, provisional)
+    SELECT v_model_id, m.name, v_creator_id, m.model_hash, m.parameter_count_b, m.active_parameter_count_b,
+           (SELECT a.architecture_id FROM model_architectures a WHERE a.name = p_model ->> 'architecture'),
+           m.context_length_default, m.context_length_min, m.context_length_max,
+           (SELECT f.file_format_id FROM model_file_formats f WHERE f.name = p_model ->> 'file_format'),
+           (SELECT q.quantization_id FROM quantization_methods q WHERE q.name = p_model ->> 'quantization'),
+           m.model_source_size, m.version, m.description, m.model_hash IS NULL
+      FROM jsonb_populate_record(NULL::models, p_model) m
+    ON CONFLICT (model_id) DO NOTHING;
+    IF FOUND THEN
+        INSERT INTO model_sources (model_id, source_type_id, url, source_metadata, updated)
+        SELECT v_model_id, t.source_type_id, s.value ->> 'url', nullif(s.value -> 'source_metadata', 'null'), now()
+          FROM jsonb_array_elements(coalesce(p_model -> 'sources', '[]')) AS s(value)
+          JOIN source_types t ON t.name = s.value ->> 'source_type';
+    END IF;
+    RETURN v_model_id;
+END $$;
+
+-- A prompt by path and commit. No constraint makes the pair unique, so a lock does.
+CREATE OR REPLACE FUNCTION queue_find_or_make_prompt(p_file_path text, p_git_commit_hash text)
+RETURNS integer LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_prompt_id integer;
+    v_task_id   integer;
+    v_key       text := 'prompt:' || p_file_path;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(v_key, 0));
+    SELECT p.prompt_id INTO v_prompt_id
+      FROM prompts p
+     WHERE p.file_path = p_file_path AND p.git_commit_hash = p_git_commit_hash
+     ORDER BY p.prompt_id
+     LIMIT 1;
+    IF FOUND THEN
+        RETURN v_prompt_id;
+    END IF;
+    -- Another version of the file shares its task.
+    SELECT p.task_id INTO v_task_id FROM prompts p WHERE p.file_path = p_file_path ORDER BY p.prompt_id LIMIT 1;
+    IF NOT FOUND THEN
+        INSERT INTO tasks AS t (name, natural_key_hash)
+        VALUES (regexp_replace(p_file_path, '^.*/|\.[^./]*$', '', 'g'),
+                encode(sha256(convert_to(v_key, 'UTF8')), 'hex'))
+        ON CONFLICT (natural_key_hash) DO UPDATE SET name = t.name
+        RETURNING t.task_id INTO v_task_id;
+    END IF;
+    INSERT INTO prompts AS p (task_id, file_path, git_commit_hash)
+    VALUES (v_task_id, p_file_path, p_git_commit_hash)
+    RETURNING p.prompt_id INTO v_prompt_id;
+    RETURN v_prompt_id;
+END $$;

@@ -1,0 +1,41 @@
+-- Registers a runner, if its proof is fresh and unused and its key allowed. Each step feeds on the one
+-- before, so that a refusal leaves nothing behind but its line in the audit log.
+WITH fresh AS (
+    SELECT 1 WHERE abs(extract(epoch FROM now()) - $5) <= $6
+), allowed AS (
+    SELECT 1
+      FROM allowlist, fresh
+     WHERE key_id = $1 AND kind = 'ed25519' AND revoked_at IS NULL
+       AND (expires_at IS NULL OR expires_at > now())
+       AND (runner_id IS NULL OR runner_id = $3)
+), unspent AS (
+    -- Kept for twice the time in which the proof could pass once more: a replay cache shorter than the
+    -- accepted skew lets a proof in twice.
+    INSERT INTO spent_proofs (key_id, jti, forget_at)
+    SELECT $1, $4, to_timestamp($5) + 2 * make_interval(secs => 2 * $6) FROM allowed
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+), registered AS (
+    INSERT INTO runners AS r (runner_id, public_key, key_id, hostname, process_id, effective_user, description,
+                              vram_gb, quantizations, labels, status, registered_at, started_at, last_heartbeat)
+    SELECT $3, $2, $1, $7, $8, $9, $10, $11, $12, $13, 'ACTIVE', now(), now(), now() FROM unspent
+    ON CONFLICT (runner_id) DO UPDATE
+       SET key_id = excluded.key_id, hostname = excluded.hostname, process_id = excluded.process_id,
+           effective_user = excluded.effective_user,
+           description = coalesce(excluded.description, r.description),
+           vram_gb = excluded.vram_gb, quantizations = excluded.quantizations, labels = excluded.labels,
+           status = 'ACTIVE', started_at = now(), last_heartbeat = now()
+     -- A name belongs to the key that took it first.
+     WHERE r.public_key = excluded.public_key
+    RETURNING 1
+), refused AS (
+    INSERT INTO audit_log (actor, action, subject)
+    SELECT $1, 'register.key_not_allowed', $3 FROM fresh WHERE NOT EXISTS (SELECT FROM allowed)
+)
+SELECT now() AS server_time,
+       EXISTS (SELECT FROM fresh) AS fresh,
+       EXISTS (SELECT FROM allowed) AS allowed,
+       EXISTS (SELECT FROM unspent) AS unspent,
+       EXISTS (SELECT FROM registered) AS registered,
+       ARRAY(SELECT name FROM unnest($12::text[]) AS name
+              WHERE name NOT IN (SELECT name FROM quantization_methods)) AS unknown_quantizations

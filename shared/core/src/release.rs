@@ -1,0 +1,115 @@
+//! A release: the job handed back, or reported as failed.
+
+use crate::document::Object;
+use crate::error::Error;
+use crate::fault::{Fault, Faults};
+use crate::result::FailureCode;
+use crate::runner::AuthenticatedRunner;
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+const RELEASE: &str = include_str!("release.sql");
+/// The end of a claim without a result.
+#[derive(Clone, Debug)]
+pub struct ReleaseRequest {
+    /// The claim.
+    pub claim_id: Uuid,
+    /// Why the attempt failed; absent: the job is just handed back.
+    pub failure: Option<Failure>,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What kind of failure.
+    pub code: FailureCode,
+    /// For a person.
+    pub detail: Option<String>,
+}
+
+/// Where the row stands now.
+#[derive(Clone, Debug, Serialize)]
+pub struct Released {
+    /// The run.
+    pub run_id: Uuid,
+    /// The row.
+    pub queue_id: Uuid,
+    /// `PENDING`, or `FAILED` when its attempts are spent.
+    pub status: String,
+    /// How many attempts have failed.
+    pub attempt_count: i32,
+    /// When it may be claimed again; null: at once.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub retry_after: Option<OffsetDateTime>,
+}
+
+impl ReleaseRequest {
+    /// Reads the request's body; every fault is listed.
+    pub fn parse(body: &str) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let request = Object::parse(body, "", &mut faults).and_then(|mut object| {
+            let claim_id = object.required("claim_id", &mut faults);
+            let failed = object.has("failure");
+            let failure =
+                object.object("failure", &mut faults).and_then(|inner| Failure::read(inner, &mut faults));
+            object.finish(&mut faults);
+            // A failure that did not parse must not turn into a plain release.
+            (!failed || failure.is_some()).then_some(Self { claim_id: claim_id?, failure })
+        });
+        faults.finish(request)
+    }
+}
+
+impl Failure {
+    fn read(mut object: Object, faults: &mut Faults) -> Option<Self> {
+        let code = object.required_text("code", 1..=64, faults).and_then(|text| {
+            let code = FailureCode::ALL.into_iter().find(|code| code.as_str() == text);
+            if code.is_none() {
+                let known = FailureCode::ALL.map(FailureCode::as_str).join(", ");
+                faults.push(object.pointer("code"), format!("is not one of {known}"));
+            }
+            code
+        });
+        let detail = object.text("detail", 0..=4000, faults);
+        object.finish(faults);
+        Some(Self { code: code?, detail })
+    }
+}
+
+/// Ends the claim. Sent again after a lost reply it answers the same. Refused: [`Error::KeyNotAllowed`],
+/// [`Error::ClaimLost`].
+pub async fn release(
+    client: &Client,
+    runner: &AuthenticatedRunner,
+    run_id: Uuid,
+    request: &ReleaseRequest,
+) -> Result<Released, Error> {
+    let failure = request.failure.as_ref();
+    let row = client
+        .query_typed_one(
+            RELEASE,
+            &[
+                (&run_id, Type::UUID),
+                (&request.claim_id, Type::UUID),
+                (&runner.key().key_id().as_str(), Type::TEXT),
+                (&runner.runner_id(), Type::TEXT),
+                (&failure.map(|failure| failure.code.as_str()), Type::TEXT),
+                (&failure.and_then(|failure| failure.detail.as_ref()), Type::TEXT),
+            ],
+        )
+        .await?;
+    if !row.get::<_, bool>("allowed") {
+        return Err(Error::KeyNotAllowed);
+    }
+    let queue_id: Option<Uuid> = row.get("queue_id");
+    Ok(Released {
+        run_id,
+        queue_id: queue_id.ok_or(Error::ClaimLost)?,
+        status: row.get("status"),
+        attempt_count: row.get("attempt_count"),
+        retry_after: row.get("retry_after"),
+    })
+}

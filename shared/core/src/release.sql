@@ -1,0 +1,41 @@
+-- Ends a claim without a result. $5 null: the job is handed back, no attempt counted, its place in the
+-- order kept. $5 set: a failed attempt, by the harness's rule: one more, later and lower each time, and
+-- FAILED when attempts are spent.
+WITH allowed AS (
+    SELECT 1
+      FROM allowlist
+     WHERE key_id = $3 AND kind = 'ed25519' AND revoked_at IS NULL
+       AND (expires_at IS NULL OR expires_at > now())
+       AND (runner_id IS NULL OR runner_id = $4)
+), ended AS (
+    UPDATE run_queue
+       SET status = CASE WHEN $5::text IS NULL OR attempt_count < max_attempts THEN 'PENDING' ELSE 'FAILED' END,
+           attempt_count = CASE WHEN $5 IS NOT NULL AND attempt_count < max_attempts
+                                THEN attempt_count + 1 ELSE attempt_count END,
+           retry_after = CASE WHEN $5 IS NOT NULL AND attempt_count < max_attempts
+                              THEN now() + interval '5 minutes' * (attempt_count + 1) END,
+           priority = CASE WHEN $5 IS NOT NULL AND attempt_count < max_attempts
+                           THEN priority + 5 * (attempt_count + 1) ELSE priority END,
+           completed_at = CASE WHEN $5 IS NOT NULL AND attempt_count >= max_attempts THEN now() END,
+           error_detail = coalesce($5 || coalesce(': ' || $6, ''), error_detail),
+           claim_id = NULL, claimed_by = NULL, claimed_at = NULL, started_at = NULL,
+           lease_expires_at = NULL, progress = NULL, updated_at = now()
+     WHERE claim_id = $2 AND run_id = $1 AND claimed_by = $4
+       AND status IN ('CLAIMED', 'IN_PROGRESS')
+       AND EXISTS (SELECT FROM allowed)
+    RETURNING queue_id, status, attempt_count, retry_after
+), remembered AS (
+    INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
+    SELECT $2, queue_id, $4, CASE WHEN $5 IS NULL THEN 'released' ELSE 'failed' END FROM ended
+)
+SELECT EXISTS (SELECT FROM allowed) AS allowed, e.*
+  FROM (SELECT) AS always
+  LEFT JOIN (
+    SELECT * FROM ended
+    UNION ALL
+    -- The reply to this very release was lost: it is said again.
+    SELECT q.queue_id, q.status, q.attempt_count, q.retry_after
+      FROM past_claims c JOIN run_queue q USING (queue_id)
+     WHERE c.claim_id = $2 AND c.runner_id = $4 AND q.run_id = $1
+       AND c.ended_by = CASE WHEN $5 IS NULL THEN 'released' ELSE 'failed' END
+  ) e ON true

@@ -1,0 +1,27 @@
+-- Puts rows that ended without a result, or wait for their retry, at their place in the order with a
+-- fresh count of attempts. A live or complete row is left alone.
+WITH ended AS (
+    SELECT queue_id, claim_id, claimed_by
+      FROM run_queue
+     WHERE run_id = $1 AND (status IN ('FAILED', 'CANCELLED') OR status = 'PENDING' AND retry_after IS NOT NULL)
+       FOR UPDATE
+), remembered AS (
+    INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
+    SELECT claim_id, queue_id, claimed_by, 'superseded' FROM ended WHERE claim_id IS NOT NULL
+), requeued AS (
+    UPDATE run_queue q
+       SET status = 'PENDING', attempt_count = 0, retry_after = NULL, completed_at = NULL, claim_id = NULL,
+           claimed_by = NULL, claimed_at = NULL, started_at = NULL, lease_expires_at = NULL, progress = NULL,
+           updated_at = now()
+      FROM ended
+     WHERE q.queue_id = ended.queue_id
+    RETURNING 1
+), noted AS (
+    INSERT INTO audit_log (actor, action, subject, detail)
+    SELECT $2, 'run.requeue', $1::text, jsonb_strip_nulls(jsonb_build_object('reason', $3, 'rows', count(*)))
+      FROM requeued
+    HAVING count(*) > 0
+)
+SELECT EXISTS (SELECT FROM runs WHERE run_id = $1) AS known,
+       (SELECT count(*) FROM requeued) AS requeued,
+       EXISTS (SELECT FROM run_queue WHERE run_id = $1 AND status <> 'COMPLETE') AS unfinished

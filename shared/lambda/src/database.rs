@@ -1,0 +1,138 @@
+//! The connection: a pool of one, because an environment serves one request at a time.
+
+use crate::config::DatabaseSource;
+use crate::secrets::{DatabaseCredentials, Secrets};
+use bakeoff_core::Error;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts};
+use rustls::{ClientConfig, RootCertStore};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio_postgres::NoTls;
+use tokio_postgres::config::{Config, SslMode};
+use tokio_postgres::error::SqlState;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Postgres, connected to at the first use.
+#[derive(Debug)]
+pub struct Database {
+    source: DatabaseSource,
+    pool: Mutex<Option<Pool>>,
+}
+
+impl Database {
+    /// A database at `source`.
+    pub fn new(source: DatabaseSource) -> Self {
+        Self { source, pool: Mutex::new(None) }
+    }
+
+    /// The connection.
+    pub async fn client(&self, secrets: &Secrets) -> Result<Object, Unreachable> {
+        match self.pool(secrets).await?.get().await {
+            // The password was rotated since it was read.
+            Err(PoolError::Backend(error)) if wrong_password(&error) => {
+                self.disconnect().await;
+                Ok(self.pool(secrets).await?.get().await?)
+            }
+            connected => Ok(connected?),
+        }
+    }
+
+    /// Drops the connection, so that the next one goes to whoever is primary now.
+    pub async fn disconnect(&self) {
+        if let Some(pool) = self.pool.lock().await.take() {
+            pool.close();
+        }
+    }
+
+    async fn pool(&self, secrets: &Secrets) -> Result<Pool, Unreachable> {
+        let mut pool = self.pool.lock().await;
+        if let Some(pool) = pool.as_ref() {
+            return Ok(pool.clone());
+        }
+        let config = self.config(secrets).await?;
+        let fresh = connected_with(config)?;
+        *pool = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    /// How to connect; also for `migrate`, which must not share a pool.
+    pub async fn config(&self, secrets: &Secrets) -> Result<Config, Error> {
+        let mut config = match &self.source {
+            DatabaseSource::Url(url) => {
+                url.parse().map_err(|_| Error::Internal("DATABASE_URL is not a Postgres URL".into()))?
+            }
+            DatabaseSource::Secret { host, port, name, secret } => {
+                let credentials = DatabaseCredentials::parse(&secrets.read(secret).await?)?;
+                let mut config = Config::new();
+                config.host(host).port(*port).dbname(name).user(&credentials.username);
+                config.password(&credentials.password).ssl_mode(SslMode::Require);
+                config
+            }
+            DatabaseSource::None => return Err(Error::Internal("no database is configured".into())),
+        };
+        config.connect_timeout(CONNECT_TIMEOUT).application_name("bakeoff");
+        Ok(config)
+    }
+}
+
+fn connected_with(config: Config) -> Result<Pool, Error> {
+    let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = if config.get_ssl_mode() == SslMode::Require {
+        Manager::from_config(config, tls(), recycle)
+    } else {
+        Manager::from_config(config, NoTls, recycle)
+    };
+    Pool::builder(manager)
+        .max_size(1)
+        .runtime(deadpool_postgres::Runtime::Tokio1)
+        .timeouts(Timeouts { wait: Some(CONNECT_TIMEOUT), create: Some(CONNECT_TIMEOUT), recycle: None })
+        .build()
+        .map_err(|error| Error::Internal(format!("the pool: {error}")))
+}
+
+/// TLS with full verification: chain and host name.
+pub fn tls() -> MakeRustlsConnect {
+    let mut roots = RootCertStore::empty();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        // A certificate that rustls cannot read is one that it cannot trust.
+        let _ = roots.add(certificate);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap_or_else(|error| unreachable!("the provider supports TLS 1.2 and 1.3: {error}"))
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    MakeRustlsConnect::new(config)
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// Nothing to connect to, or no credentials.
+    #[error(transparent)]
+    Unconfigured(#[from] Error),
+    /// The server does not answer, or refuses.
+    #[error("connecting: {0}")]
+    Refused(#[from] PoolError),
+}
+
+fn wrong_password(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION))
+}
+
+/// Whether an error says that the connection is of no more use: it broke, the server is going down or
+/// coming up, or it has become a read-only standby. What was under way can be tried on a new one.
+pub fn connection_is_lost(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        None => error.is_closed() || error.as_db_error().is_none(),
+        Some(state) => {
+            let code = state.code();
+            code == "25006" || code.starts_with("57P0") || code.starts_with("08")
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A reply, as a handler makes it.
+
+use crate::telemetry::Metric;
+use lambda_http::http::StatusCode;
+use lambda_http::{Body, Response};
+use serde::Serialize;
+
+/// What goes back, and what is counted.
+#[derive(Debug)]
+pub struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Option<String>,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) metrics: Vec<Metric>,
+    /// Who asked, for the log.
+    pub(crate) caller: Option<String>,
+    /// The problem's code, for the log.
+    pub(crate) code: Option<&'static str>,
+}
+
+impl Reply {
+    /// A JSON reply.
+    pub fn json(status: u16, value: &impl Serialize) -> crate::Result {
+        let body = serde_json::to_string(value)
+            .map_err(|error| bakeoff_core::Error::Internal(format!("a reply as JSON: {error}")))?;
+        Ok(Self { body: Some(body), ..Self::empty(status) })
+    }
+
+    /// A reply without a body.
+    pub fn empty(status: u16) -> Self {
+        Self {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            content_type: "application/json",
+            body: None,
+            headers: Vec::new(),
+            metrics: Vec::new(),
+            caller: None,
+            code: None,
+        }
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.headers.push((name, value.to_string()));
+        self
+    }
+
+    /// Counts something.
+    pub fn metric(mut self, metric: Metric) -> Self {
+        self.metrics.push(metric);
+        self
+    }
+
+    /// Says who asked, for the log.
+    pub fn caller(mut self, caller: &str) -> Self {
+        self.caller = Some(caller.to_owned());
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    /// The body, if there is one.
+    pub fn body(&self) -> Option<&str> {
+        self.body.as_deref()
+    }
+
+    /// As HTTP, under the request's id.
+    pub(crate) fn into_http(self, request_id: &str) -> Result<Response<Body>, lambda_http::Error> {
+        let mut response = Response::builder()
+            .status(self.status)
+            .header("x-request-id", request_id)
+            .header("cache-control", "no-store");
+        for (name, value) in self.headers {
+            response = response.header(name, value);
+        }
+        if self.body.is_some() {
+            response = response.header("content-type", self.content_type);
+        }
+        Ok(response.body(self.body.map_or(Body::Empty, Body::Text))?)
+    }
+}

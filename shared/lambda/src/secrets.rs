@@ -1,0 +1,135 @@
+//! Secrets, and the cache of the signing keys.
+
+use crate::config::SigningKeysSource;
+use aws_sdk_secretsmanager::Client;
+use bakeoff_core::Error;
+use bakeoff_core::token::ServiceKeys;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, OnceCell};
+
+/// How long a key set is used before it is read again.
+const KEEP: Duration = Duration::from_secs(300);
+/// How often an unknown `kid` may make us read again: anyone can send one.
+const EARLY: Duration = Duration::from_secs(10);
+
+/// AWS Secrets Manager, set up at its first use: a function with local settings never does.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    client: OnceCell<Client>,
+}
+
+impl Secrets {
+    /// Reads secrets through a client made elsewhere.
+    pub fn through(client: Client) -> Self {
+        Self { client: OnceCell::new_with(Some(client)) }
+    }
+
+    /// Reads the current value of a secret, a text.
+    pub async fn read(&self, secret: &str) -> Result<String, Error> {
+        let client = self
+            .client
+            .get_or_init(|| async {
+                let load = Box::pin(aws_config::load_defaults(aws_config::BehaviorVersion::latest()));
+                Client::new(&load.await)
+            })
+            .await;
+        // Boxed, like the load above: the SDK's futures are large, and every handler's holds this one.
+        let value = Box::pin(client.get_secret_value().secret_id(secret).send())
+            .await
+            // The service's error names the secret and the reason, never the value.
+            .map_err(|error| Error::Internal(format!("reading {secret}: {}", aws_error(&error))))?;
+        value.secret_string.ok_or_else(|| Error::Internal(format!("{secret} holds no text")))
+    }
+}
+
+fn aws_error(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// User and password, as RDS keeps them in its managed secret.
+#[derive(Deserialize)]
+pub struct DatabaseCredentials {
+    /// User.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+impl DatabaseCredentials {
+    /// Reads the secret's JSON.
+    pub fn parse(json: &str) -> Result<Self, Error> {
+        // serde's words could quote the secret.
+        serde_json::from_str(json)
+            .map_err(|_| Error::Internal("the database secret has another shape".into()))
+    }
+}
+
+/// The signing keys, kept for five minutes.
+#[derive(Debug)]
+pub struct SigningKeys {
+    source: SigningKeysSource,
+    kept: Mutex<Option<Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    keys: Arc<ServiceKeys>,
+    read_at: Instant,
+}
+
+impl SigningKeys {
+    /// Keys that will be read from `source`.
+    pub fn new(source: SigningKeysSource) -> Self {
+        Self { source, kept: Mutex::new(None) }
+    }
+
+    /// The keys, read at most five minutes ago.
+    pub async fn current(&self, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+        self.read_within(KEEP, secrets).await
+    }
+
+    /// The keys, read anew if that was not done in the last seconds: for a token of a key that
+    /// [`SigningKeys::current`] does not have, which a rotation may just have made.
+    pub async fn newest(&self, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+        self.read_within(EARLY, secrets).await
+    }
+
+    async fn read_within(&self, age: Duration, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+        let mut kept = self.kept.lock().await;
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < age) {
+            return Ok(Arc::clone(&kept.keys));
+        }
+        let read = match self.read(secrets).await {
+            Ok(keys) => Arc::new(keys),
+            Err(error) => match kept.as_mut() {
+                // Keys a little old serve better than none while Secrets Manager is away.
+                Some(kept) => {
+                    tracing::error!(%error, "the signing keys could not be read again");
+                    Arc::clone(&kept.keys)
+                }
+                None => return Err(error),
+            },
+        };
+        *kept = Some(Kept { keys: Arc::clone(&read), read_at: Instant::now() });
+        Ok(read)
+    }
+
+    async fn read(&self, secrets: &Secrets) -> Result<ServiceKeys, Error> {
+        let json = match &self.source {
+            SigningKeysSource::File(path) => tokio::fs::read_to_string(path)
+                .await
+                .map_err(|error| Error::Internal(format!("reading {path}: {error}")))?,
+            SigningKeysSource::Secret(secret) => secrets.read(secret).await?,
+            SigningKeysSource::None => return Err(Error::Internal("no signing keys are configured".into())),
+        };
+        ServiceKeys::from_jwk_set(&json).map_err(|refused| Error::Internal(refused.to_string()))
+    }
+}

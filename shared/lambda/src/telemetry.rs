@@ -1,0 +1,64 @@
+//! CloudWatch metrics in the embedded metric format: JSON lines on standard output.
+
+use serde_json::{Map, Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The CloudWatch namespace.
+const NAMESPACE: &str = "Bakeoff";
+
+/// One value of one metric.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    name: &'static str,
+    value: f64,
+    unit: &'static str,
+    dimension: Option<(&'static str, String)>,
+}
+
+impl Metric {
+    /// One more of something.
+    pub fn count(name: &'static str) -> Self {
+        Self::gauge(name, 1.0, "Count")
+    }
+
+    /// A value in a CloudWatch unit.
+    pub fn gauge(name: &'static str, value: f64, unit: &'static str) -> Self {
+        Self { name, value, unit, dimension: None }
+    }
+
+    /// Told apart by a dimension.
+    pub fn by(mut self, dimension: &'static str, value: impl Into<String>) -> Self {
+        self.dimension = Some((dimension, value.into()));
+        self
+    }
+
+    /// The line of the embedded metric format, at `now_ms` since the epoch.
+    fn line(&self, now_ms: u128) -> String {
+        let dimensions: Vec<&str> = self.dimension.iter().map(|(name, _)| *name).collect();
+        let mut line = Map::new();
+        line.insert(
+            "_aws".into(),
+            json!({
+                "Timestamp": u64::try_from(now_ms).unwrap_or_default(),
+                "CloudWatchMetrics": [{
+                    "Namespace": NAMESPACE,
+                    "Dimensions": [dimensions],
+                    "Metrics": [{ "Name": self.name, "Unit": self.unit }],
+                }],
+            }),
+        );
+        line.insert(self.name.into(), json!(self.value));
+        if let Some((name, value)) = &self.dimension {
+            line.insert((*name).into(), json!(value));
+        }
+        Value::Object(line).to_string()
+    }
+}
+
+/// Publishes metrics: one line each on standard output, where the Lambda runtime picks them up.
+pub fn publish(metrics: &[Metric]) {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    for metric in metrics {
+        println!("{}", metric.line(now_ms));
+    }
+}

@@ -1,0 +1,131 @@
+//! `cargo local …`: what can be typed.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use crate::stack::Options;
+
+/// Printed for `--help`.
+pub const HELP: &str = "\
+Runs the whole product on this machine: PostgreSQL, the real function binaries, and an HTTP front
+that plays API Gateway on 127.0.0.1.
+
+  cargo local [OPTIONS]              serve until Ctrl-C
+  cargo local demo [OPTIONS]         play a runner through the whole cycle, check the rows, and end
+  cargo local stop-test-database     stop the PostgreSQL that `cargo test` has started
+
+  --port N            the API's port; 0 finds a free one                    [9000; demo: 0]
+  --database-url URL  use this server instead of a private one              [$DATABASE_URL]
+  --instances N       at most N processes of each function                  [1]
+  --lease-ttl S       a claim lives S seconds without a heartbeat           [300]
+  --reap-every S      run the reaper every S seconds                        [60]
+  --trusted-root FILE the Sigstore trusted root for keyless bundles         [the embedded one]
+  --release           build the functions with the release profile
+
+IAM is played with access key `local`, secret `local-secret`, region us-east-1, service execute-api:
+
+  curl --aws-sigv4 aws:amz:us-east-1:execute-api --user local:local-secret \\
+       http://127.0.0.1:9000/api/admin/keys
+";
+
+/// What was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Serve until Ctrl-C.
+    Serve(Options),
+    /// Play the demo.
+    Demo(Options),
+    /// Stop the tests' shared cluster.
+    StopTestDatabase,
+    /// Print [`HELP`].
+    Help,
+}
+
+/// Reads the arguments after the program's name; `database_url` is the environment's.
+///
+/// # Errors
+/// When they make no sense; the text names the argument.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    database_url: Option<String>,
+) -> Result<Command, lexopt::Error> {
+    let mut options = Options { database_url, ..Options::default() };
+    let (mut name, mut port) = (None, None);
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("port") => port = Some(parser.value()?.parse()?),
+            Long("database-url") => options.database_url = Some(parser.value()?.string()?),
+            Long("instances") => options.instances = at_least_one(&mut parser)? as usize,
+            Long("lease-ttl") => options.lease_ttl_s = at_least_one(&mut parser)?,
+            Long("reap-every") => {
+                options.reap_every = Duration::from_secs(at_least_one(&mut parser)?.into());
+            }
+            Long("trusted-root") => options.trusted_root = Some(parser.value()?.into()),
+            Long("release") => options.release = true,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Value(value) if name.is_none() => name = Some(value.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    match name.as_deref() {
+        None => Ok(Command::Serve(Options { port: port.unwrap_or(options.port), ..options })),
+        Some("demo") => Ok(Command::Demo(Options { port: port.unwrap_or(0), ..options })),
+        Some("stop-test-database") => Ok(Command::StopTestDatabase),
+        Some(other) => Err(format!("{other:?} is not a command").into()),
+    }
+}
+
+fn at_least_one(parser: &mut lexopt::Parser) -> Result<u32, lexopt::Error> {
+    match parser.value()?.parse()? {
+        0 => Err("must be at least 1".into()),
+        number => Ok(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        let arguments = line.split_whitespace().map(OsString::from);
+        parse(arguments, Some("postgres://environment".into())).map_err(|error| error.to_string())
+    }
+
+    fn defaults() -> Options {
+        Options { database_url: Some("postgres://environment".into()), ..Options::default() }
+    }
+
+    #[test]
+    fn every_option() {
+        assert_eq!(parsed(""), Ok(Command::Serve(defaults())));
+        let line = "--port 0 --database-url postgres://other --instances 4 --lease-ttl 2 --reap-every=1 \
+                    --trusted-root root.json --release";
+        let options = Options {
+            port: 0,
+            database_url: Some("postgres://other".into()),
+            instances: 4,
+            lease_ttl_s: 2,
+            reap_every: Duration::from_secs(1),
+            trusted_root: Some("root.json".into()),
+            release: true,
+        };
+        assert_eq!(parsed(line), Ok(Command::Serve(options)));
+    }
+
+    #[test]
+    fn the_demo_finds_a_port_by_itself() {
+        assert_eq!(parsed("demo"), Ok(Command::Demo(Options { port: 0, ..defaults() })));
+        assert_eq!(parsed("demo --port 9001"), Ok(Command::Demo(Options { port: 9001, ..defaults() })));
+    }
+
+    #[test]
+    fn says_what_makes_no_sense() {
+        assert!(parsed("--prot 1").unwrap_err().contains("--prot"));
+        assert!(parsed("serve").unwrap_err().contains("serve"));
+        assert!(parsed("--lease-ttl 0").is_err());
+        assert!(parsed("--port 70000").is_err());
+    }
+}

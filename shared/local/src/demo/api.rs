@@ -1,0 +1,157 @@
+//! A client of the API, written from the contract alone.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::keys::public_jwk;
+use crate::sigv4::{Credentials, sign};
+
+const REGISTER: &str = "/api/runners/register";
+
+/// The API at one address.
+pub(super) struct Api {
+    base: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// An answer, and what it answers.
+pub(super) struct Reply {
+    asked: String,
+    status: StatusCode,
+    /// Null when there is none.
+    pub(super) body: Value,
+}
+
+impl Api {
+    pub(super) fn new(base: &str) -> Self {
+        Self { base: base.to_owned(), client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Reply> {
+        self.send(Method::GET, path, HeaderMap::new(), Bytes::new()).await
+    }
+
+    /// As the runner who holds the token.
+    pub(super) async fn post(&self, path: &str, token: &str, body: &impl Serialize) -> Result<Reply> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, value(format!("Bearer {token}"))?);
+        self.send(Method::POST, path, headers, bytes(body)?).await
+    }
+
+    /// As the admin who holds the local key pair.
+    pub(super) async fn admin_post(&self, path: &str, body: &impl Serialize) -> Result<Reply> {
+        let body = bytes(body)?;
+        let uri = self.uri(path)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, value(uri.authority().map(ToString::to_string).unwrap_or_default())?);
+        let now = OffsetDateTime::now_utc();
+        let signed =
+            sign(&Method::POST, &uri, &headers, &body, &Credentials::local(), now).map_err(failed)?;
+        for (name, text) in signed {
+            headers.insert(name, value(text)?);
+        }
+        self.send(Method::POST, path, headers, body).await
+    }
+
+    /// With a fresh proof of the key (RFC 9449).
+    pub(super) async fn register(&self, key: &SigningKey, body: &Value) -> Result<Reply> {
+        let header = json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": public_jwk(key)});
+        let claims = json!({
+            "htm": "POST",
+            "htu": format!("{}{REGISTER}", self.base),
+            "iat": OffsetDateTime::now_utc().unix_timestamp(),
+            "jti": Uuid::new_v4(),
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert("dpop", value(jwt(key, &header, &claims))?);
+        self.send(Method::POST, REGISTER, headers, bytes(body)?).await
+    }
+
+    async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Result<Reply> {
+        let mut request = Request::new(Full::new(body));
+        let asked = format!("{method} {path}");
+        *request.method_mut() = method;
+        *request.uri_mut() = self.uri(path)?;
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let response = self.client.request(request).await.map_err(failed)?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
+        let body = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body).map_err(failed)?,
+        };
+        Ok(Reply { asked, status, body })
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri> {
+        format!("{}{path}", self.base).parse().map_err(failed)
+    }
+}
+
+impl Reply {
+    /// Prints the exchange in a line, if it went as the story says.
+    pub(super) fn told(&self, expected: StatusCode, what: &str) -> Result<()> {
+        let (asked, status) = (&self.asked, self.status.as_u16());
+        if self.status != expected {
+            let expected = expected.as_u16();
+            return Err(Error::Failed(format!("{asked}: {status} instead of {expected}: {}", self.body)));
+        }
+        println!("  {asked}  {status}  {what}");
+        Ok(())
+    }
+
+    /// A text field, or nothing.
+    pub(super) fn text(&self, field: &str) -> String {
+        self.body[field].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A compact JWS (RFC 7515) signed with EdDSA (RFC 8037).
+fn jwt(key: &SigningKey, header: &Value, claims: &Value) -> String {
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", encode(header), encode(claims));
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).to_bytes());
+    format!("{signed}.{signature}")
+}
+
+/// Checks a receipt as anybody can: with the service's public keys and nothing else.
+pub(super) fn verify_receipt(receipt: &str, keys: &Value) -> Result<()> {
+    let verified = || {
+        let (signed, signature) = receipt.rsplit_once('.')?;
+        let header: Value = serde_json::from_slice(&decode(signed.split('.').next()?)?).ok()?;
+        let key = keys["keys"].as_array()?.iter().find(|key| key["kid"] == header["kid"])?;
+        let key = VerifyingKey::from_bytes(&decode(key["x"].as_str()?)?.try_into().ok()?).ok()?;
+        let signature = Signature::from_slice(&decode(signature)?).ok()?;
+        key.verify_strict(signed.as_bytes(), &signature).ok()
+    };
+    verified().ok_or_else(|| Error::Failed("the receipt does not verify with the service's keys".into()))
+}
+
+fn decode(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+fn bytes(body: &impl Serialize) -> Result<Bytes> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(failed)
+}
+
+fn value(text: String) -> Result<HeaderValue> {
+    text.try_into().map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Failed(error.to_string())
+}

@@ -1,0 +1,135 @@
+//! The demo's input: two runs as the benchmark harness wrote and signed them.
+
+use ::base64::Engine;
+use ::base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+const ENVELOPES: [&str; 2] =
+    [include_str!("../../demo/signed-complete.json"), include_str!("../../demo/signed-incomplete.json")];
+/// The test key that signed both; for tests only.
+const RUNNER_KEY_SEED: &str = include_str!("../../demo/runner_key.seed");
+
+/// One signed run.
+pub(super) struct HarnessRun {
+    envelope: &'static str,
+    /// The signed result, read.
+    pub(super) result: Value,
+    raw: RawResult,
+}
+
+/// The parts that go back to the API exactly as the harness wrote them, to the last digit.
+#[derive(Deserialize)]
+struct RawResult {
+    config: Box<RawValue>,
+    tasks: Box<RawValue>,
+}
+
+/// Both runs, in the order of the story.
+pub(super) fn all() -> Result<Vec<HarnessRun>> {
+    ENVELOPES.into_iter().map(HarnessRun::read).collect()
+}
+
+/// The key that signed both.
+pub(super) fn runner_key() -> Result<SigningKey> {
+    let seed = STANDARD.decode(RUNNER_KEY_SEED.trim()).ok().and_then(|seed| seed.try_into().ok());
+    seed.map(|seed| SigningKey::from_bytes(&seed)).ok_or_else(|| broken("runner_key.seed"))
+}
+
+pub(super) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+impl HarnessRun {
+    fn read(envelope: &'static str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Envelope<T> {
+            result: T,
+        }
+        let read: Envelope<Value> = serde_json::from_str(envelope).map_err(broken)?;
+        let raw: Envelope<RawResult> = serde_json::from_str(envelope).map_err(broken)?;
+        Ok(Self { envelope, result: read.result, raw: raw.result })
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.result["run_id"].as_str().unwrap_or_default()
+    }
+
+    /// Items of a list in the result, `/config/models` for one.
+    pub(super) fn list(&self, pointer: &str) -> &[Value] {
+        self.result.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// The body of `POST /api/admin/runs` for the job that this run answers.
+    pub(super) fn enqueue_request(&self) -> Result<Box<RawValue>> {
+        #[derive(Serialize)]
+        struct Request<'a> {
+            run_id: &'a str,
+            publisher_id: &'a str,
+            models: Vec<Value>,
+            prompts: Vec<Value>,
+            tasks: &'a RawValue,
+            config: &'a RawValue,
+        }
+        let models = self.list("/config/models").iter().zip(self.list("/model_metadata"));
+        let request = Request {
+            run_id: self.id(),
+            publisher_id: "demo",
+            models: models.map(|(model, metadata)| described(model, metadata)).collect(),
+            prompts: self.list("/config/prompts").iter().map(committed).collect(),
+            tasks: &self.raw.tasks,
+            config: &self.raw.config,
+        };
+        to_raw_value(&request).map_err(broken)
+    }
+
+    /// The body of `POST …/submit`, the envelope untouched.
+    pub(super) fn submission(&self, claim_id: &str) -> Result<Box<RawValue>> {
+        #[derive(Serialize)]
+        struct Submission<'a> {
+            claim_id: &'a str,
+            envelope: &'a RawValue,
+        }
+        let envelope = serde_json::from_str(self.envelope).map_err(broken)?;
+        to_raw_value(&Submission { claim_id, envelope }).map_err(broken)
+    }
+}
+
+/// A model of the run's config with a harness model descriptor.
+fn described(model: &Value, metadata: &Value) -> Value {
+    let name = model["id"].as_str().unwrap_or_default();
+    let repository = metadata["repo_id"].as_str().unwrap_or_default();
+    let creator = repository.split('/').next().unwrap_or_default();
+    let parameters_b = model["num_params"].as_f64().unwrap_or_default() / 1e9;
+    json!({"id": name, "descriptor": {
+        "schema_version": 1,
+        "name": name,
+        "creator": {
+            "name": creator,
+            "display_name": creator,
+            "homepage": format!("https://huggingface.co/{creator}"),
+        },
+        "model_hash": format!("sha256:{}", crate::hex(&Sha256::digest(name))),
+        "parameter_count_b": parameters_b,
+        "active_parameter_count_b": parameters_b,
+        "architecture": "Dense",
+        "file_format": "GGUF",
+        "quantization": metadata["quantization"].as_str().unwrap_or_default().to_lowercase(),
+        "sources": [{"source_type": "huggingface", "url": format!("https://huggingface.co/{repository}")}],
+    }})
+}
+
+/// A prompt of the run's config as the file it comes from.
+fn committed(prompt: &Value) -> Value {
+    let id = prompt["id"].as_str().unwrap_or_default();
+    json!({"id": id, "file_path": format!("prompts/{id}.md"), "git_commit_hash": "ad48ac3"})
+}
+
+fn broken(cause: impl std::fmt::Display) -> Error {
+    Error::Failed(format!("the demo's own files are broken: {cause}"))
+}

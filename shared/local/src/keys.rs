@@ -1,0 +1,58 @@
+//! The service's signing key for one run of the local stack.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::SigningKey;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::postgres::write_private;
+
+/// Writes a JWK set (RFC 7517) with one fresh private Ed25519 key (RFC 8037), readable by us alone.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_signing_keys(path: &Path) -> Result<()> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the operating system gives random bytes");
+    write_private(path, &json!({"keys": [private_jwk(&SigningKey::from_bytes(&seed))]}).to_string())
+}
+
+fn private_jwk(key: &SigningKey) -> Value {
+    let mut jwk = public_jwk(key);
+    jwk["d"] = URL_SAFE_NO_PAD.encode(key.to_bytes()).into();
+    jwk["kid"] = thumbprint(key).into();
+    jwk["alg"] = "EdDSA".into();
+    jwk["use"] = "sig".into();
+    jwk
+}
+
+/// The members that identify the key.
+pub fn public_jwk(key: &SigningKey) -> Value {
+    let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+    json!({"crv": "Ed25519", "kty": "OKP", "x": x})
+}
+
+/// RFC 7638: the digest of the required members in lexicographic order, without white space.
+pub fn thumbprint(key: &SigningKey) -> String {
+    let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+    let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    URL_SAFE_NO_PAD.encode(Sha256::digest(members))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The key and thumbprint of RFC 8037, appendices A.1 and A.3.
+    #[test]
+    fn the_thumbprint_is_rfc_8037s() {
+        let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
+        let key = SigningKey::from_bytes(&seed.try_into().unwrap());
+        assert_eq!(public_jwk(&key)["x"], "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
+        assert_eq!(thumbprint(&key), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+}

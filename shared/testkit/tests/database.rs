@@ -1,0 +1,34 @@
+//! Databases of tests' own: migrated, apart from each other, gone afterwards.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bakeoff_testkit::Database;
+
+async fn exists(database: &Database, name: &str) -> bool {
+    let found = "SELECT 1 FROM pg_database WHERE datname = $1";
+    database.client().await.query_opt(found, &[&name]).await.unwrap().is_some()
+}
+
+fn name_of(database: &Database) -> String {
+    database.url().rsplit_once('/').unwrap().1.to_owned()
+}
+
+#[tokio::test]
+async fn is_migrated_and_apart_from_others() {
+    let (one, other) = tokio::join!(Database::create(), Database::create());
+    let client = one.client().await;
+    client.execute("INSERT INTO creators VALUES (gen_random_uuid(), 'x')", &[]).await.unwrap();
+    let count = "SELECT count(*) FROM creators";
+    assert_eq!(client.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(other.client().await.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn is_gone_when_dropped_even_while_connected() {
+    let (watcher, database) = tokio::join!(Database::create(), Database::create());
+    let name = name_of(&database);
+    let _open = database.client().await;
+    assert!(exists(&watcher, &name).await);
+    drop(database);
+    assert!(!exists(&watcher, &name).await);
+}
