@@ -1,2 +1,16 @@
-//! Placeholder.
-fn main() {}
+//! `GET /api/jwks.json`: the service's public keys (RFC 7517), so that anyone can check a receipt.
+//!
+//! `200` the set; no authentication
+
+use bakeoff_lambda::{App, Reply, Request, Result, serve};
+use serde_json::json;
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    serve(answer).await
+}
+
+async fn answer(app: &App, _: Request) -> Result {
+    let keys = app.signing_keys().await?;
+    Reply::json(200, &json!({ "keys": keys.public().collect::<Vec<_>>() }))
+}

@@ -3,6 +3,7 @@
 use crate::document::Object;
 use crate::error::Error;
 use crate::fault::{Fault, Faults};
+use crate::result::FailureCode;
 use crate::runner::AuthenticatedRunner;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -11,19 +12,6 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 const RELEASE: &str = include_str!("release.sql");
-/// The harness's failure codes.
-pub const FAILURE_CODES: [&str; 9] = [
-    "timeout",
-    "refusal",
-    "malformed_output",
-    "oom",
-    "load_failure",
-    "capability_gap",
-    "infra_error",
-    "cancelled",
-    "unknown",
-];
-
 /// The end of a claim without a result.
 #[derive(Clone, Debug)]
 pub struct ReleaseRequest {
@@ -36,8 +24,8 @@ pub struct ReleaseRequest {
 /// Why an attempt failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// One of [`FAILURE_CODES`].
-    pub code: String,
+    /// What kind of failure.
+    pub code: FailureCode,
     /// For a person.
     pub detail: Option<String>,
 }
@@ -77,12 +65,13 @@ impl ReleaseRequest {
 
 impl Failure {
     fn read(mut object: Object, faults: &mut Faults) -> Option<Self> {
-        let code = object.required_text("code", 1..=64, faults).filter(|code| {
-            let known = FAILURE_CODES.contains(&code.as_str());
-            if !known {
-                faults.push(object.pointer("code"), format!("is not one of {}", FAILURE_CODES.join(", ")));
+        let code = object.required_text("code", 1..=64, faults).and_then(|text| {
+            let code = FailureCode::ALL.into_iter().find(|code| code.as_str() == text);
+            if code.is_none() {
+                let known = FailureCode::ALL.map(FailureCode::as_str).join(", ");
+                faults.push(object.pointer("code"), format!("is not one of {known}"));
             }
-            known
+            code
         });
         let detail = object.text("detail", 0..=4000, faults);
         object.finish(faults);
@@ -107,7 +96,7 @@ pub async fn release(
                 (&request.claim_id, Type::UUID),
                 (&runner.key().key_id().as_str(), Type::TEXT),
                 (&runner.runner_id(), Type::TEXT),
-                (&failure.map(|failure| &failure.code), Type::TEXT),
+                (&failure.map(|failure| failure.code.as_str()), Type::TEXT),
                 (&failure.and_then(|failure| failure.detail.as_ref()), Type::TEXT),
             ],
         )

@@ -142,9 +142,13 @@ DECLARE
     v_gpu_id      integer;
 BEGIN
     SELECT * INTO h
-      FROM json_to_record(p_hardware) AS r(
-               cpu_model text, cpu_cores integer, cpu_threads integer, ram_gb double precision,
-               os_name text, os_version text, driver_version text, gpu_model text, vram_mb integer,
+      FROM json_to_record(p_hardware -> 'system_hardware') AS s(
+               cpu_model text, cpu_cores integer, cpu_threads integer, ram_gb double precision),
+           json_to_record(p_hardware -> 'system_software') AS o(
+               os_name text, os_version text, driver_version text),
+           json_to_record(coalesce(nullif(p_hardware ->> 'gpu_hardware', '')::json, '{}')) AS g(
+               gpu_model text, vram_mb integer),
+           json_to_record(p_hardware) AS m(
                peak_vram_mb integer, power_limit_w double precision, measured_tflops double precision);
 
     IF num_nonnulls(h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb) > 0 THEN

@@ -12,11 +12,7 @@ const MODEL: Uuid = Uuid::from_u128(7);
 
 fn real(text: &str) -> RunResult {
     let mut document: Value = serde_json::from_str(text).unwrap();
-    let result = if document.get("result").is_some() {
-        document["result"].take()
-    } else {
-        document
-    };
+    let result = if document.get("result").is_some() { document["result"].take() } else { document };
     parse(&result)
 }
 
@@ -44,10 +40,7 @@ fn with_records(records: Value) -> RunResult {
 /// A record of prompt `p` with more members.
 fn record(task: &str, more: Value) -> Value {
     let mut record = json!({"task_id": task, "prompt_id": "p", "model_id": "m"});
-    record
-        .as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
+    record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     record
 }
 
@@ -58,20 +51,11 @@ fn row_of(records: Value) -> ModelMetrics {
 #[track_caller]
 fn assert_hardware(metrics: &HardwareMetrics, peak_vram_mb: i32, tflops: f64) {
     assert_eq!(metrics.peak_vram_mb, Some(peak_vram_mb));
-    assert!(
-        (metrics.measured_tflops.unwrap() - tflops).abs() < 1e-9,
-        "{metrics:?}"
-    );
+    assert!((metrics.measured_tflops.unwrap() - tflops).abs() < 1e-9, "{metrics:?}");
     assert_eq!(metrics.power_limit_w, Some(450.0));
     assert_eq!(metrics.gpu_hardware.as_ref().unwrap().vram_mb, Some(24564));
-    assert_eq!(
-        metrics.system_hardware.cpu_model.as_deref(),
-        Some("Intel(R) Xeon(R) Processor")
-    );
-    assert_eq!(
-        metrics.system_software.driver_version.as_deref(),
-        Some("560.35.03")
-    );
+    assert_eq!(metrics.system_hardware.cpu_model.as_deref(), Some("Intel(R) Xeon(R) Processor"));
+    assert_eq!(metrics.system_software.driver_version.as_deref(), Some("560.35.03"));
 }
 
 #[test]
@@ -97,13 +81,7 @@ fn an_incomplete_run() {
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].score, Some(0.3125));
     assert_eq!(rows[0].failure_reason.as_deref(), Some("unknown"));
-    assert!(
-        rows[0]
-            .failure_detail
-            .as_ref()
-            .unwrap()
-            .starts_with("Server error '500")
-    );
+    assert!(rows[0].failure_detail.as_ref().unwrap().starts_with("Server error '500"));
     assert_hardware(&hardware_metrics(&result), 6899, 2.164613665992245);
 }
 
@@ -116,14 +94,8 @@ fn bundles_of_one_and_two_prompts() {
 
     let result = real(include_str!("fixtures/result-two-prompts.json"));
     let two = rows(&result, "llama32_1b_q4", &["cot", "plain"]);
-    assert_eq!(
-        two.iter().map(|row| row.prompt_id).collect::<Vec<_>>(),
-        [1, 2]
-    );
-    assert!(
-        two.iter()
-            .all(|row| (row.score.unwrap() - 0.4166666666666667).abs() < 1e-9)
-    );
+    assert_eq!(two.iter().map(|row| row.prompt_id).collect::<Vec<_>>(), [1, 2]);
+    assert!(two.iter().all(|row| (row.score.unwrap() - 0.4166666666666667).abs() < 1e-9));
     assert_hardware(&hardware_metrics(&result), 6412, 1.415120282161275);
     // What the result reports beyond its job is left out.
     assert_eq!(rows(&result, "llama32_1b_q4", &["cot"]).len(), 1);
@@ -151,10 +123,7 @@ fn a_prompt_with_a_graded_cell_neither_passes_nor_fails() {
 fn a_prompt_without_attempts_has_no_score() {
     let row = row_of(json!([record("a", json!({"error": "boom"}))]));
     assert_eq!((row.score, row.pass_fail), (None, Some(false)));
-    assert_eq!(
-        (row.failure_reason, row.failure_detail, row.gflops_per_token),
-        (None, None, None)
-    );
+    assert_eq!((row.failure_reason, row.failure_detail, row.gflops_per_token), (None, None, None));
 
     let other_prompt = with_records(json!([record("a", json!({"quality_heuristic": 1}))]));
     let row = rows(&other_prompt, "m", &["q"]).remove(0);
@@ -164,10 +133,7 @@ fn a_prompt_without_attempts_has_no_score() {
 #[test]
 fn the_reason_is_the_dominant_code_and_its_first_detail() {
     let failed = |task, code: &str, detail: Value| {
-        record(
-            task,
-            json!({"failure_code": code, "failure_detail": detail}),
-        )
+        record(task, json!({"failure_code": code, "failure_detail": detail}))
     };
     let row = row_of(json!([
         failed("a", "oom", "no room".into()),
@@ -193,15 +159,9 @@ fn the_floor_suite_counts_for_the_hardware_only() {
         record("floor", floor),
     ]));
     let row = rows(&result, "m", &["p"]).remove(0);
-    assert_eq!(
-        (row.score, row.failure_reason, row.gflops_per_token),
-        (Some(0.25), None, Some(2000.0))
-    );
+    assert_eq!((row.score, row.failure_reason, row.gflops_per_token), (Some(0.25), None, Some(2000.0)));
     let hardware = hardware_metrics(&result);
-    assert_eq!(
-        (hardware.peak_vram_mb, hardware.measured_tflops),
-        (Some(901), Some(15.0))
-    );
+    assert_eq!((hardware.peak_vram_mb, hardware.measured_tflops), (Some(901), Some(15.0)));
 }
 
 #[test]

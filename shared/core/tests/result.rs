@@ -16,11 +16,7 @@ fn real(name: &str) -> Value {
         other => panic!("no result is called {other}"),
     };
     let mut document: Value = serde_json::from_str(text).unwrap();
-    if document.get("result").is_some() {
-        document["result"].take()
-    } else {
-        document
-    }
+    if document.get("result").is_some() { document["result"].take() } else { document }
 }
 
 /// Two tasks, two prompts and one model, every cell attempted with score 1 and nothing optional given.
@@ -50,17 +46,11 @@ fn parse(result: &Value) -> RunResult {
 
 fn faults(result: &Value) -> Vec<(String, String)> {
     let faults = RunResult::parse(&result.to_string()).expect_err("must be refused");
-    faults
-        .into_iter()
-        .map(|fault| (fault.pointer, fault.detail))
-        .collect()
+    faults.into_iter().map(|fault| (fault.pointer, fault.detail)).collect()
 }
 
 fn pointers(result: &Value) -> Vec<String> {
-    faults(result)
-        .into_iter()
-        .map(|(pointer, _)| pointer)
-        .collect()
+    faults(result).into_iter().map(|(pointer, _)| pointer).collect()
 }
 
 /// What the change makes wrong in the small result, by pointer.
@@ -80,24 +70,14 @@ fn real_results_are_valid_and_their_scores_are_recomputed() {
     assert_eq!(complete.status(), RunStatus::Complete);
     assert_eq!(complete.scores()[0].partial_score, 0.625);
     let gpu = complete.hardware().gpu.as_ref().unwrap();
-    assert_eq!(
-        (gpu.gpu_model.as_str(), gpu.vram_mb),
-        ("NVIDIA GeForce RTX 4090", Some(24564))
-    );
+    assert_eq!((gpu.gpu_model.as_str(), gpu.vram_mb), ("NVIDIA GeForce RTX 4090", Some(24564)));
     assert_eq!(complete.hardware().power_limit_w, Some(450.0));
     assert_eq!(complete.hardware().system.ram_gb, Some(23.54));
 
     let incomplete = parse(&real("incomplete"));
     let score = &incomplete.scores()[0];
     assert_eq!(incomplete.status(), RunStatus::Incomplete);
-    assert_eq!(
-        (
-            score.cells_attempted,
-            score.cells_total,
-            score.partial_score
-        ),
-        (9, 16, 0.3125)
-    );
+    assert_eq!((score.cells_attempted, score.cells_total, score.partial_score), (9, 16, 0.3125));
     assert_eq!(score.dominant_failure_code, Some(FailureCode::Unknown));
 
     assert_eq!(parse(&real("one-prompt")).task_count(), 12);
@@ -110,13 +90,7 @@ fn real_results_are_valid_and_their_scores_are_recomputed() {
 fn the_least_result_is_valid_and_null_is_absent() {
     assert_eq!(parse(&small()).status(), RunStatus::Complete);
     let nulls = small_but(|result| {
-        for name in [
-            "run_status",
-            "model_scores",
-            "hardware",
-            "resumed_from",
-            "judgements",
-        ] {
+        for name in ["run_status", "model_scores", "hardware", "resumed_from", "judgements"] {
             result[name] = Value::Null;
         }
         let record = &mut result["records"][0];
@@ -141,15 +115,7 @@ fn the_least_result_is_valid_and_null_is_absent() {
 
 #[test]
 fn each_required_member_is_missed() {
-    let empty = [
-        "/run_id",
-        "/timestamp",
-        "/config",
-        "/provenance",
-        "/model_metadata",
-        "/tasks",
-        "/records",
-    ];
+    let empty = ["/run_id", "/timestamp", "/config", "/provenance", "/model_metadata", "/tasks", "/records"];
     assert_eq!(pointers(&json!({})), empty);
     assert_eq!(pointers(&json!([])), [""]);
     assert_eq!(pointers(&json!("text")), [""]);
@@ -157,54 +123,27 @@ fn each_required_member_is_missed() {
 
     assert_eq!(wrong(|r| r["run_id"] = "".into()), ["/run_id"]);
     assert_eq!(wrong(|r| r["run_id"] = 7.into()), ["/run_id"]);
+    assert_eq!(wrong(|r| r["config"] = json!({})), ["/config/models", "/config/prompts"]);
+    assert_eq!(wrong(|r| r["config"]["models"] = json!([])), ["/config/models"]);
+    assert_eq!(wrong(|r| r["config"]["models"] = json!({})), ["/config/models"]);
+    assert_eq!(wrong(|r| r["config"]["models"][0]["gguf"] = Value::Null), ["/config/models/0/gguf"]);
     assert_eq!(
-        wrong(|r| r["config"] = json!({})),
-        ["/config/models", "/config/prompts"]
-    );
-    assert_eq!(
-        wrong(|r| r["config"]["models"] = json!([])),
-        ["/config/models"]
-    );
-    assert_eq!(
-        wrong(|r| r["config"]["models"] = json!({})),
-        ["/config/models"]
-    );
-    assert_eq!(
-        wrong(|r| r["config"]["models"][0]["gguf"] = Value::Null),
-        ["/config/models/0/gguf"]
-    );
-    assert_eq!(
-        wrong(|r| r["config"]["prompts"][1] = json!({"id": "p"}))
-            .first()
-            .unwrap(),
+        wrong(|r| r["config"]["prompts"][1] = json!({"id": "p"})).first().unwrap(),
         "/config/prompts/1/id"
     );
     assert_eq!(
         wrong(|r| r["provenance"] = json!({"seed": null, "git": {"sha": ""}})),
-        [
-            "/provenance/config_hash",
-            "/provenance/seed",
-            "/provenance/git/sha"
-        ]
+        ["/provenance/config_hash", "/provenance/seed", "/provenance/git/sha"]
     );
-    assert_eq!(
-        wrong(|r| r["provenance"]["git"] = Value::Null),
-        ["/provenance/git"]
-    );
-    assert_eq!(
-        wrong(|r| r["provenance"]["git"] = json!(["sha"])),
-        ["/provenance/git"]
-    );
+    assert_eq!(wrong(|r| r["provenance"]["git"] = Value::Null), ["/provenance/git"]);
+    assert_eq!(wrong(|r| r["provenance"]["git"] = json!(["sha"])), ["/provenance/git"]);
     assert_eq!(
         wrong(|r| r["model_metadata"] = json!([{"gguf": 1}])),
         ["/model_metadata/0/gguf", "/model_metadata/0/id"]
     );
     assert_eq!(wrong(|r| r["tasks"] = json!([])), ["/tasks"]);
     assert_eq!(wrong(|r| r["records"] = json!([])), ["/records"]);
-    assert_eq!(
-        wrong(|r| r["records"][3] = json!(["t", "p", "m"])),
-        ["/records/3"]
-    );
+    assert_eq!(wrong(|r| r["records"][3] = json!(["t", "p", "m"])), ["/records/3"]);
     assert_eq!(wrong(|r| r["run_status"] = "done".into()), ["/run_status"]);
 }
 
@@ -249,26 +188,16 @@ fn each_member_of_a_record_is_what_it_is_called() {
 /// The database's columns are 32-bit integers: a figure beyond is refused and does not wrap.
 #[test]
 fn figures_the_database_cannot_hold_are_refused() {
-    assert_eq!(
-        wrong(|r| r["records"][0]["peak_vram_mb"] = 2147483647.5.into()),
-        ["/records/0/peak_vram_mb"]
-    );
-    assert_eq!(
-        wrong(|r| r["records"][0]["peak_vram_mb"] = 1e300.into()),
-        ["/records/0/peak_vram_mb"]
-    );
+    assert_eq!(wrong(|r| r["records"][0]["peak_vram_mb"] = 2147483647.5.into()), ["/records/0/peak_vram_mb"]);
+    assert_eq!(wrong(|r| r["records"][0]["peak_vram_mb"] = 1e300.into()), ["/records/0/peak_vram_mb"]);
     let hardware = json!({
         "vram_mb": 4294967296u64, "power_limit_w": -1, "cpu_cores": -2, "cpu_threads": "8", "ram_gb": 1e300,
         "gpu_model": "a\0b", "os_name": 1,
     });
     let mut found = wrong(|r| r["hardware"] = hardware.clone());
     found.sort();
-    let mut expected: Vec<String> = hardware
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(|name| format!("/hardware/{name}"))
-        .collect();
+    let mut expected: Vec<String> =
+        hardware.as_object().unwrap().keys().map(|name| format!("/hardware/{name}")).collect();
     expected.sort();
     assert_eq!(found, expected);
     assert_eq!(wrong(|r| r["hardware"] = json!([])), ["/hardware"]);
@@ -276,30 +205,15 @@ fn figures_the_database_cannot_hold_are_refused() {
 
 #[test]
 fn main_records_name_what_the_run_has_once() {
-    assert_eq!(
-        wrong(|r| r["records"][0]["task_id"] = "x".into()),
-        ["/records/0/task_id"]
-    );
-    assert_eq!(
-        wrong(|r| r["records"][0]["prompt_id"] = "x".into()),
-        ["/records/0/prompt_id"]
-    );
-    assert_eq!(
-        wrong(|r| r["records"][0]["model_id"] = "x".into()),
-        ["/records/0/model_id"]
-    );
-    assert_eq!(
-        wrong(|r| r["records"][2]["task_id"] = "t".into()),
-        ["/records/2"]
-    );
+    assert_eq!(wrong(|r| r["records"][0]["task_id"] = "x".into()), ["/records/0/task_id"]);
+    assert_eq!(wrong(|r| r["records"][0]["prompt_id"] = "x".into()), ["/records/0/prompt_id"]);
+    assert_eq!(wrong(|r| r["records"][0]["model_id"] = "x".into()), ["/records/0/model_id"]);
+    assert_eq!(wrong(|r| r["records"][2]["task_id"] = "t".into()), ["/records/2"]);
 
     let floor = small_but(|r| {
         let floor = json!({"task_id": "d", "prompt_id": "floor", "model_id": "m", "tier": "dumb_model",
                            "failure_code": "oom", "quality_heuristic": 0});
-        r["records"]
-            .as_array_mut()
-            .unwrap()
-            .extend([floor.clone(), floor]);
+        r["records"].as_array_mut().unwrap().extend([floor.clone(), floor]);
     });
     let floor = parse(&floor);
     assert_eq!(floor.status(), RunStatus::Complete);
@@ -320,16 +234,9 @@ fn cells_score_by_the_harness_rules() {
         (json!({"quality_heuristic": 1, "error": "boom"}), 0.0),
     ] {
         let result = small_but(|result| {
-            result["records"][0]
-                .as_object_mut()
-                .unwrap()
-                .extend(record.as_object().unwrap().clone());
+            result["records"][0].as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
         });
-        assert_eq!(
-            parse(&result).scores()[0].partial_score,
-            (3.0 + score) / 4.0,
-            "{record}"
-        );
+        assert_eq!(parse(&result).scores()[0].partial_score, (3.0 + score) / 4.0, "{record}");
     }
 }
 
@@ -343,14 +250,8 @@ fn the_dominant_code_is_the_most_frequent_and_the_first_of_equals() {
         });
         parse(&result).scores()[0].dominant_failure_code
     };
-    assert_eq!(
-        with_codes(["oom", "timeout", "timeout", ""]),
-        Some(FailureCode::Timeout)
-    );
-    assert_eq!(
-        with_codes(["oom", "timeout", "timeout", "oom"]),
-        Some(FailureCode::Oom)
-    );
+    assert_eq!(with_codes(["oom", "timeout", "timeout", ""]), Some(FailureCode::Timeout));
+    assert_eq!(with_codes(["oom", "timeout", "timeout", "oom"]), Some(FailureCode::Oom));
     assert_eq!(with_codes(["", "", "", ""]), None);
 }
 
@@ -363,8 +264,7 @@ fn the_run_is_as_good_as_its_worst_model() {
                 list.push(json!({"id": "n", "gguf": "n"}));
             }
             let mut more = result["records"].as_array().unwrap()[..records].to_vec();
-            more.iter_mut()
-                .for_each(|record| record["model_id"] = "n".into());
+            more.iter_mut().for_each(|record| record["model_id"] = "n".into());
             result["records"].as_array_mut().unwrap().extend(more);
         });
         parse(&result).status()
@@ -391,21 +291,12 @@ fn a_result_that_disagrees_with_itself_is_refused_with_what_differs() {
         ("/model_scores/0/cells_attempted", "is 16, recomputed 9"),
         ("/model_scores/0/cells_total", "is 9, recomputed 16"),
         ("/model_scores/0/completeness", "is 1, recomputed 0.5625"),
-        (
-            "/model_scores/0/dominant_failure_code",
-            "is null, recomputed unknown",
-        ),
+        ("/model_scores/0/dominant_failure_code", "is null, recomputed unknown"),
         ("/model_scores/0/partial_score", "is 0.5, recomputed 0.3125"),
-        (
-            "/model_scores/0/status",
-            "is complete, recomputed incomplete",
-        ),
+        ("/model_scores/0/status", "is complete, recomputed incomplete"),
         ("/run_status", "is complete, recomputed incomplete"),
     ];
-    assert_eq!(
-        found,
-        expected.map(|(pointer, detail)| (pointer.to_owned(), detail.to_owned()))
-    );
+    assert_eq!(found, expected.map(|(pointer, detail)| (pointer.to_owned(), detail.to_owned())));
 }
 
 #[test]
@@ -422,15 +313,9 @@ fn scores_may_differ_by_rounding_only() {
 #[test]
 fn model_scores_are_of_the_run_s_models_each_once() {
     assert_eq!(wrong(|r| r["model_scores"] = json!([])), ["/model_scores"]);
-    assert_eq!(
-        wrong(|r| r["model_scores"] = json!([{"model_id": "x"}])),
-        ["/model_scores/0/model_id"]
-    );
+    assert_eq!(wrong(|r| r["model_scores"] = json!([{"model_id": "x"}])), ["/model_scores/0/model_id"]);
     let twice = json!([{"model_id": "m"}, {"model_id": "m"}]);
-    assert_eq!(
-        wrong(|r| r["model_scores"] = twice),
-        ["/model_scores/1/model_id"]
-    );
+    assert_eq!(wrong(|r| r["model_scores"] = twice), ["/model_scores/1/model_id"]);
     let misshapen = json!([{"model_id": "m", "partial_score": "1", "status": 1}]);
     assert_eq!(
         wrong(|r| r["model_scores"] = misshapen),
@@ -443,21 +328,13 @@ fn a_text_that_parsers_read_differently_is_no_result() {
     let text = small().to_string();
     let twice = text.replacen("\"run_id\":", "\"run_id\":\"x\",\"run_id\":", 1);
     let faults = RunResult::parse(&twice).unwrap_err();
-    assert!(
-        faults[0].detail.starts_with("duplicate key \"run_id\""),
-        "{faults:?}"
-    );
+    assert!(faults[0].detail.starts_with("duplicate key \"run_id\""), "{faults:?}");
 }
 
 #[test]
 fn a_large_bad_result_makes_a_small_answer() {
-    let result =
-        small_but(|r| r["records"] = vec![json!({"model_id": "x".repeat(10_000)}); 500].into());
+    let result = small_but(|r| r["records"] = vec![json!({"model_id": "x".repeat(10_000)}); 500].into());
     let faults = faults(&result);
     assert_eq!(faults.len(), Faults::LIMIT + 1);
-    assert!(
-        faults
-            .iter()
-            .all(|(pointer, detail)| pointer.len() + detail.len() < 200)
-    );
+    assert!(faults.iter().all(|(pointer, detail)| pointer.len() + detail.len() < 200));
 }

@@ -58,7 +58,8 @@ impl App {
         Ok(self.database.config(&self.secrets).await?)
     }
 
-    pub(crate) async fn disconnect(&self) {
+    /// Drops the connection, so that the next one goes to whoever is primary now.
+    pub async fn disconnect(&self) {
         self.database.disconnect().await;
     }
 }

@@ -24,7 +24,9 @@ impl App {
         let service = &self.config().public_url;
         match self.signing_keys().await?.authenticate(service, token) {
             // A rotation may have made a key since the set was read.
-            Err(Error::TokenKeyUnknown) => Ok(self.newest_signing_keys().await?.authenticate(service, token)?),
+            Err(Error::TokenKeyUnknown) => {
+                Ok(self.newest_signing_keys().await?.authenticate(service, token)?)
+            }
             runner => Ok(runner?),
         }
     }
@@ -45,10 +47,13 @@ impl App {
 
 /// The token of an `Authorization: Bearer` header (RFC 6750, section 2.1).
 fn bearer(request: &Request) -> Result<&str, Refusal> {
-    let header =
-        request.header("authorization").ok_or(Refusal::Unauthenticated("there is no Authorization header"))?;
+    let header = request
+        .header("authorization")
+        .ok_or(Refusal::Unauthenticated("there is no Authorization header"))?;
     match header.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() => Ok(token.trim()),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() => {
+            Ok(token.trim())
+        }
         _ => Err(Refusal::Unauthenticated("the Authorization header is not of the scheme Bearer")),
     }
 }

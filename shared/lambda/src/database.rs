@@ -122,10 +122,7 @@ pub enum Unreachable {
 }
 
 fn wrong_password(error: &tokio_postgres::Error) -> bool {
-    matches!(
-        error.code(),
-        Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
-    )
+    matches!(error.code(), Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION))
 }
 
 /// Whether an error says that the connection is of no more use: it broke, the server is going down or

@@ -38,6 +38,9 @@ pub enum Refusal {
     /// No IAM context: the request did not come through the gateway's authorizer.
     #[error("the request carries no IAM identity")]
     NotAnAdmin,
+    /// Part of the contract that is still to be built.
+    #[error("{0} is not built yet")]
+    NotImplemented(&'static str),
     /// Not a route of this function.
     #[error("there is no such route")]
     NoSuchRoute,
@@ -66,7 +69,9 @@ impl Refusal {
                 }
                 Error::TokenExpired => (401, "token_expired", "The token has expired"),
                 Error::KeyNotAllowed => (403, "key_not_allowed", "The key is not on the allowlist"),
-                Error::SignerNotAllowed(_) => (403, "signer_not_allowed", "The signer is not on the allowlist"),
+                Error::SignerNotAllowed(_) => {
+                    (403, "signer_not_allowed", "The signer is not on the allowlist")
+                }
                 Error::RunNotFound => (404, "run_not_found", "There is no such run"),
                 Error::KeyNotFound => (404, "key_not_found", "There is no such key"),
                 Error::RunnerIdTaken => (409, "runner_id_taken", "The runner_id belongs to another key"),
@@ -84,16 +89,19 @@ impl Refusal {
             Self::Unreachable(Unreachable::Refused(_)) | Self::TimedOut => UNAVAILABLE,
             Self::Malformed(_) => (400, "malformed_request", "The body cannot be read"),
             Self::TooLarge { .. } => (413, "body_too_large", "The body is too large"),
-            Self::EncodingUnsupported => (415, "encoding_unsupported", "The Content-Encoding is not supported"),
+            Self::EncodingUnsupported => {
+                (415, "encoding_unsupported", "The Content-Encoding is not supported")
+            }
             Self::Unauthenticated(_) => (401, "unauthenticated", "The request is not authenticated"),
             Self::NotAnAdmin => (403, "not_an_admin", "The request carries no IAM identity"),
+            Self::NotImplemented(_) => (501, "not_implemented", "This is not built yet"),
             Self::NoSuchRoute => (404, "no_such_route", "There is no such route"),
         };
         Problem { status, code, title }
     }
 
     /// Whether a new connection may serve the same request.
-    pub(crate) fn connection_is_lost(&self) -> bool {
+    pub fn connection_is_lost(&self) -> bool {
         match self {
             Self::Refused(Error::Database(error)) => crate::database::connection_is_lost(error),
             Self::Unreachable(Unreachable::Refused(_)) => true,
@@ -165,12 +173,8 @@ fn challenge(code: &str) -> String {
         "proof_invalid" | "proof_stale" | "proof_replayed" => {
             "DPoP error=\"invalid_dpop_proof\", algs=\"EdDSA\"".to_owned()
         }
-        "token_expired" => {
-            "Bearer error=\"invalid_token\", error_description=\"token_expired\"".to_owned()
-        }
-        "token_invalid" => {
-            "Bearer error=\"invalid_token\", error_description=\"token_invalid\"".to_owned()
-        }
+        "token_expired" => "Bearer error=\"invalid_token\", error_description=\"token_expired\"".to_owned(),
+        "token_invalid" => "Bearer error=\"invalid_token\", error_description=\"token_invalid\"".to_owned(),
         _ => "Bearer".to_owned(),
     }
 }

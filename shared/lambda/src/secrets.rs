@@ -31,13 +31,12 @@ impl Secrets {
         let client = self
             .client
             .get_or_init(|| async {
-                Client::new(&aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await)
+                let load = Box::pin(aws_config::load_defaults(aws_config::BehaviorVersion::latest()));
+                Client::new(&load.await)
             })
             .await;
-        let value = client
-            .get_secret_value()
-            .secret_id(secret)
-            .send()
+        // Boxed, like the load above: the SDK's futures are large, and every handler's holds this one.
+        let value = Box::pin(client.get_secret_value().secret_id(secret).send())
             .await
             // The service's error names the secret and the reason, never the value.
             .map_err(|error| Error::Internal(format!("reading {secret}: {}", aws_error(&error))))?;
@@ -68,7 +67,8 @@ impl DatabaseCredentials {
     /// Reads the secret's JSON.
     pub fn parse(json: &str) -> Result<Self, Error> {
         // serde's words could quote the secret.
-        serde_json::from_str(json).map_err(|_| Error::Internal("the database secret has another shape".into()))
+        serde_json::from_str(json)
+            .map_err(|_| Error::Internal("the database secret has another shape".into()))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::problem::Refusal;
 use crate::request::Request;
 use crate::response::Reply;
-use crate::telemetry::{Metric, publish};
+use crate::telemetry::publish;
 use lambda_http::{Body, RequestExt, Response, service_fn};
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,8 @@ where
     F: Future<Output = crate::Result>,
 {
     let started = Instant::now();
-    let request_id = request.lambda_context_ref().map(|context| context.request_id.clone()).unwrap_or_default();
+    let request_id =
+        request.lambda_context_ref().map(|context| context.request_id.clone()).unwrap_or_default();
     let request = Request::from(request);
     let mut outcome = within_time(handler(app, request.clone())).await;
     if outcome.as_ref().is_err_and(Refusal::connection_is_lost) {
@@ -80,9 +81,4 @@ fn log(request: &Request, request_id: &str, reply: &Reply, took: Duration) {
         took_ms = took.as_secs_f64() * 1e3,
         "served"
     );
-}
-
-/// Publishes metrics of a function that serves no HTTP.
-pub fn measured(metrics: &[Metric]) {
-    publish(metrics);
 }

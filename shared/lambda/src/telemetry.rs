@@ -48,14 +48,14 @@ impl Metric {
             }),
         );
         line.insert(self.name.into(), json!(self.value));
-        for (name, value) in &self.dimension {
+        if let Some((name, value)) = &self.dimension {
             line.insert((*name).into(), json!(value));
         }
         Value::Object(line).to_string()
     }
 }
 
-/// Publishes metrics.
+/// Publishes metrics: one line each on standard output, where the Lambda runtime picks them up.
 pub fn publish(metrics: &[Metric]) {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     for metric in metrics {

@@ -1,0 +1,28 @@
+//! `POST /api/queue/claim`: the next eligible job.
+//!
+//! `200` the job · `204` nothing is eligible, come back after `Retry-After` · `403 key_not_allowed` ·
+//! `409 claim_lost`, `claim_id_taken` · `422` every fault of the body
+
+use bakeoff_core::claim::{ClaimRequest, claim};
+use bakeoff_lambda::app::parsed;
+use bakeoff_lambda::problem::jittered;
+use bakeoff_lambda::telemetry::Metric;
+use bakeoff_lambda::{App, Reply, Request, Result, serve};
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    serve(answer).await
+}
+
+async fn answer(app: &App, request: Request) -> Result {
+    let (runner, client) = app.runner(&request).await?;
+    let body = request.body()?;
+    let wanted = parsed(&body, ClaimRequest::parse)?;
+    let reply = match claim(&client, &runner, app.config().lease, &wanted).await? {
+        Some(job) => Reply::json(200, &job)?.metric(Metric::count("Claims")),
+        None => {
+            Reply::empty(204).header("retry-after", jittered(10, 20)).metric(Metric::count("EmptyClaims"))
+        }
+    };
+    Ok(reply.caller(runner.runner_id()))
+}

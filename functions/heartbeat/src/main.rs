@@ -1,0 +1,22 @@
+//! `POST /api/queue/{run_id}/heartbeat`: the lease extended, and word of a cancel.
+//!
+//! `200` until when, and `continue` or `cancel` · `403 key_not_allowed` · `409 claim_lost` · `422` every
+//! fault of the body
+
+use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
+use bakeoff_lambda::app::parsed;
+use bakeoff_lambda::{App, Reply, Request, Result, serve};
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    serve(answer).await
+}
+
+async fn answer(app: &App, request: Request) -> Result {
+    let (runner, client) = app.runner(&request).await?;
+    let run_id = request.run_id()?;
+    let body = request.body()?;
+    let beat = parsed(&body, HeartbeatRequest::parse)?;
+    let answer = heartbeat(&client, &runner, app.config().lease, run_id, &beat).await?;
+    Ok(Reply::json(200, &answer)?.caller(runner.runner_id()))
+}

@@ -1,0 +1,95 @@
+//! The `keys` function takes two kinds of event: HTTP through the gateway, and an admin's direct
+//! invocation, where IAM has already decided who may invoke at all.
+
+use crate::{Command, answer, obey};
+use bakeoff_core::allowlist::NewEntry;
+use bakeoff_core::document::Object;
+use bakeoff_core::fault::{Fault, Faults};
+use bakeoff_core::runner::Admin;
+use bakeoff_lambda::serve::{respond, start};
+use bakeoff_lambda::{App, Refusal};
+use lambda_http::{RequestExt, Response};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// In the audit log for direct invocations: IAM does not tell a function who invoked it. CloudTrail
+/// knows, by the invocation's request id.
+const DIRECT: &str = "direct invocation";
+
+/// Serves both kinds for as long as the environment lives.
+pub(crate) async fn serve() -> Result<(), Error> {
+    let app = start()?;
+    lambda_runtime::run(service_fn(
+        |event: LambdaEvent<Box<RawValue>>| async move { dispatch(app, event).await },
+    ))
+    .await
+}
+
+async fn dispatch(app: &'static App, event: LambdaEvent<Box<RawValue>>) -> Result<Value, Error> {
+    let payload = event.payload.get();
+    let is_http = serde_json::from_str::<Value>(payload)?.get("requestContext").is_some();
+    if is_http {
+        let request = lambda_http::request::from_str(payload)?.with_lambda_context(event.context);
+        return as_gateway_response(respond(app, answer, request).await?);
+    }
+    let request_id = &event.context.request_id;
+    let admin = Admin::vouched_by_iam(format!("{DIRECT} {request_id}"));
+    let outcome = match parse(payload) {
+        Ok(command) => obey(app, &admin, command).await,
+        Err(faults) => Err(Refusal::Refused(faults.into())),
+    };
+    let reply = outcome.unwrap_or_else(Refusal::into_reply);
+    let body: Value = reply.body().map(serde_json::from_str).transpose()?.unwrap_or_default();
+    // A refusal comes back as the problem; only a failure of ours fails the invocation.
+    if reply.status() >= 500 { Err(body.to_string().into()) } else { Ok(body) }
+}
+
+/// The response of payload format 2.0, which `lambda_http` makes only inside its own runtime.
+fn as_gateway_response(response: Response<lambda_http::Body>) -> Result<Value, Error> {
+    let headers: serde_json::Map<String, Value> = response
+        .headers()
+        .iter()
+        .map(|(name, value)| Ok((name.to_string(), json!(value.to_str()?))))
+        .collect::<Result<_, Error>>()?;
+    let body = std::str::from_utf8(response.body())?;
+    Ok(json!({
+        "statusCode": response.status().as_u16(),
+        "headers": headers,
+        "body": body,
+        "isBase64Encoded": false,
+    }))
+}
+
+fn parse(payload: &str) -> Result<Command, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let command = Object::parse(payload, "", &mut faults).and_then(|mut object| {
+        let command = if let Some(mut list) = object.object("list", &mut faults) {
+            let cursor = list.text("cursor", 1..=200, &mut faults);
+            let limit = list.integer("limit", 1..=i32::MAX, &mut faults);
+            list.finish(&mut faults);
+            Some(Command::List { cursor, limit })
+        } else if let Some(mut revoke) = object.object("revoke", &mut faults) {
+            let key_id = revoke.required_text("key_id", 1..=200, &mut faults);
+            let reason = revoke.text("reason", 0..=1000, &mut faults);
+            revoke.finish(&mut faults);
+            key_id.map(|key_id| Command::Revoke { key_id, reason })
+        } else if let Some(entry) = object.raw("add") {
+            match NewEntry::parse(entry.get()) {
+                Ok(entry) => Some(Command::Add(entry)),
+                Err(found) => {
+                    for fault in found {
+                        faults.push(format!("/add{}", fault.pointer), fault.detail);
+                    }
+                    None
+                }
+            }
+        } else {
+            faults.push("", "needs one of list, add and revoke");
+            None
+        };
+        object.finish(&mut faults);
+        command
+    });
+    faults.finish(command)
+}

@@ -1,0 +1,63 @@
+//! The allowlist, for admins: list, add, revoke.
+//!
+//! `GET /api/admin/keys?cursor=&limit=`: `200` a page of entries
+//! `POST /api/admin/keys`: `201` the entry, `200` if it was active already · `409 key_exists` · `422`
+//! `DELETE /api/admin/keys/{key_id}`: `200` · `404 key_not_found`
+//!
+//! IAM only: without the gateway's IAM context every route is `403 not_an_admin`. Invoked directly
+//! (`aws lambda invoke`), where IAM guards the invocation itself, the payload is `{"list": {…}}`,
+//! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}`, and the answer is that of the route.
+
+mod direct;
+
+use bakeoff_core::allowlist::{self, NewEntry, add, list};
+use bakeoff_core::revoke::{parse_reason, revoke};
+use bakeoff_core::runner::Admin;
+use bakeoff_lambda::app::parsed;
+use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    direct::serve().await
+}
+
+/// What an admin asks.
+enum Command {
+    List { cursor: Option<String>, limit: Option<i32> },
+    Add(NewEntry),
+    Revoke { key_id: String, reason: Option<String> },
+}
+
+async fn answer(app: &App, request: Request) -> Result {
+    let admin = app.admin(&request)?;
+    let command = match request.route().as_str() {
+        "GET /api/admin/keys" => Command::List {
+            cursor: request.query("cursor"),
+            limit: request.query("limit").and_then(|limit| limit.parse().ok()),
+        },
+        "POST /api/admin/keys" => Command::Add(parsed(&request.body()?, NewEntry::parse)?),
+        "DELETE /api/admin/keys/{key_id}" => Command::Revoke {
+            key_id: request.path_parameter("key_id").unwrap_or_default(),
+            reason: parsed(&request.body()?, parse_reason)?,
+        },
+        _ => return Err(Refusal::NoSuchRoute),
+    };
+    obey(app, &admin, command).await
+}
+
+async fn obey(app: &App, admin: &Admin, command: Command) -> Result {
+    let client = app.database().await?;
+    let reply = match command {
+        Command::List { cursor, limit } => {
+            Reply::json(200, &list(&client, cursor.as_deref(), limit.unwrap_or(allowlist::PAGE_MAX)).await?)
+        }
+        Command::Add(entry) => {
+            let added = add(&client, admin, &entry).await?;
+            Reply::json(if added.created { 201 } else { 200 }, &added.entry)
+        }
+        Command::Revoke { key_id, reason } => {
+            Reply::json(200, &revoke(&client, admin, &key_id, reason.as_deref()).await?)
+        }
+    };
+    Ok(reply?.caller(admin.principal()))
+}

@@ -1,0 +1,53 @@
+//! The reaper, every minute: lapsed claims back to the queue, the queue measured.
+//!
+//! Answers what it did, as JSON. Safe to run twice at once.
+
+use bakeoff_core::reap::{Reaped, reap};
+use bakeoff_lambda::telemetry::{Metric, publish};
+use bakeoff_lambda::{App, Refusal};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde::de::IgnoredAny;
+use std::time::{Duration, SystemTime};
+
+/// Left for the last batch and the measures when time runs short.
+const RESERVE: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let app = bakeoff_lambda::serve::start()?;
+    lambda_runtime::run(service_fn(|event: LambdaEvent<IgnoredAny>| async move {
+        let budget = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+        run(app, budget.saturating_sub(RESERVE)).await
+    }))
+    .await
+}
+
+async fn run(app: &App, budget: Duration) -> Result<Reaped, Error> {
+    let mut outcome = once(app, budget).await;
+    if outcome.as_ref().is_err_and(Refusal::connection_is_lost) {
+        app.disconnect().await;
+        outcome = once(app, budget).await;
+    }
+    // An error of the invocation: the schedule's alarm and its dead-letter queue are for this.
+    let reaped = outcome?;
+    publish(&measures(&reaped));
+    tracing::info!(reaped = %serde_json::to_string(&reaped)?, "reaped");
+    Ok(reaped)
+}
+
+async fn once(app: &App, budget: Duration) -> Result<Reaped, Refusal> {
+    let client = app.database().await?;
+    Ok(reap(&client, app.config().lease, budget).await?)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn measures(reaped: &Reaped) -> Vec<Metric> {
+    let queue = &reaped.queue;
+    vec![
+        Metric::gauge("Reaped", (reaped.returned + reaped.failed) as f64, "Count"),
+        Metric::gauge("Depth", queue.depth as f64, "Count"),
+        Metric::gauge("OldestEligibleAgeSeconds", queue.oldest_eligible_age_s, "Seconds"),
+        Metric::gauge("LiveClaims", queue.live_claims as f64, "Count"),
+        Metric::gauge("UnsatisfiableJobs", queue.unsatisfiable as f64, "Count"),
+    ]
+}

@@ -1,0 +1,44 @@
+//! `POST /api/runners/register`: a proof of key in, a short-lived token out.
+//!
+//! `200` the token · `401` proof missing, wrong, stale or used before · `403 key_not_allowed` ·
+//! `409 runner_id_taken` · `422` every fault of the body
+
+use bakeoff_core::register::{Registration, register};
+use bakeoff_lambda::app::parsed;
+use bakeoff_lambda::request::RECEIVED_MAX;
+use bakeoff_lambda::{App, Reply, Request, Result, serve};
+use serde_json::json;
+use time::format_description::well_known::Rfc3339;
+
+/// How long a runner waits between two claims that found nothing, in seconds.
+const POLL_AFTER_S: u32 = 15;
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    serve(answer).await
+}
+
+async fn answer(app: &App, request: Request) -> Result {
+    let proven = app.proven_key(&request)?;
+    let body = request.body()?;
+    let registration = parsed(&body, Registration::parse)?;
+    let (keys, client) = tokio::try_join!(app.signing_keys(), app.database())?;
+    let config = app.config();
+    let registered =
+        register(&client, &keys, &config.public_url, config.token_ttl, &proven, &registration).await?;
+    let mut reply = json!({
+        "runner_id": registered.runner_id,
+        "token": registered.token,
+        "token_type": "Bearer",
+        "expires_at": registered.expires_at.format(&Rfc3339).unwrap_or_default(),
+        "heartbeat_interval_s": config.lease.heartbeat_interval_s,
+        "lease_ttl_s": config.lease.ttl_s,
+        "poll_after_s": POLL_AFTER_S,
+        "max_body_bytes": RECEIVED_MAX,
+        "server_time": registered.server_time.format(&Rfc3339).unwrap_or_default(),
+    });
+    if !registered.unknown_quantizations.is_empty() {
+        reply["unknown_quantizations"] = json!(registered.unknown_quantizations);
+    }
+    Ok(Reply::json(200, &reply)?.caller(&registered.runner_id))
+}

@@ -1,0 +1,21 @@
+//! `POST /api/queue/{run_id}/release`: the job handed back, or reported as failed.
+//!
+//! `200` where the row stands · `403 key_not_allowed` · `409 claim_lost` · `422` every fault of the body
+
+use bakeoff_core::release::{ReleaseRequest, release};
+use bakeoff_lambda::app::parsed;
+use bakeoff_lambda::{App, Reply, Request, Result, serve};
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    serve(answer).await
+}
+
+async fn answer(app: &App, request: Request) -> Result {
+    let (runner, client) = app.runner(&request).await?;
+    let run_id = request.run_id()?;
+    let body = request.body()?;
+    let ended = parsed(&body, ReleaseRequest::parse)?;
+    let released = release(&client, &runner, run_id, &ended).await?;
+    Ok(Reply::json(200, &released)?.caller(runner.runner_id()))
+}

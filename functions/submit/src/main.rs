@@ -1,0 +1,52 @@
+//! `POST /api/queue/{run_id}/submit`: a signed result in, the row complete, a receipt out.
+//!
+//! `201` the receipt · `200` the same receipt, for a result accepted before · `403 key_not_allowed`,
+//! `signer_not_allowed` · `409 claim_lost`, `run_finished` · `413` too large · `422 signature_invalid`,
+//! `run_mismatch`, or every fault of the body
+
+use bakeoff_core::audit::submission_refused;
+use bakeoff_core::runner::AuthenticatedRunner;
+use bakeoff_core::submit::{Accepted, Form, SubmitRequest, submit, verify_envelope};
+use bakeoff_lambda::app::parsed;
+use bakeoff_lambda::telemetry::Metric;
+use bakeoff_lambda::{App, Refusal, Reply, Request, Result, serve};
+use deadpool_postgres::Object;
+use uuid::Uuid;
+
+#[tokio::main]
+async fn main() -> std::result::Result<(), lambda_http::Error> {
+    serve(answer).await
+}
+
+async fn answer(app: &App, request: Request) -> Result {
+    let (runner, client) = app.runner(&request).await?;
+    let run_id = request.run_id()?;
+    let body = request.body()?;
+    let submitted = parsed(&body, SubmitRequest::parse)?;
+    let outcome = accept(app, &client, &runner, run_id, &submitted).await;
+    if let Err(Refusal::Refused(why)) = &outcome {
+        submission_refused(&client, &runner, run_id, why).await?;
+    }
+    let accepted = outcome?;
+    let status = if accepted.new { 201 } else { 200 };
+    Ok(Reply::json(status, &accepted)?
+        .metric(Metric::count("Submits").by("Form", accepted.signer.kind.clone()))
+        .caller(runner.runner_id()))
+}
+
+/// Signature before signer before everything else: what was not signed is not looked at.
+async fn accept(
+    app: &App,
+    client: &Object,
+    runner: &AuthenticatedRunner,
+    run_id: Uuid,
+    submitted: &SubmitRequest<'_>,
+) -> Result<Accepted> {
+    let verified = match &submitted.form {
+        Form::Envelope(envelope) => verify_envelope(runner, envelope)?,
+        Form::Files(_) => return Err(Refusal::NotImplemented("the files form of submit")),
+    };
+    let keys = app.signing_keys().await?;
+    let service = &app.config().public_url;
+    Ok(submit(client, &keys, service, runner, run_id, submitted.claim_id, &verified).await?)
+}
