@@ -279,6 +279,8 @@ fn check_alternatives(bundle: &Value) -> Result<(), Refused> {
             format_args!("exactly one of {names} is needed, not {present}"),
         ))
     };
+    // The parser below takes a bundle without a media type for v0.1, which asks for the least.
+    exactly_one("", &["mediaType"])?;
     exactly_one("", &["messageSignature", "dsseEnvelope"])?;
     exactly_one(
         "/verificationMaterial",

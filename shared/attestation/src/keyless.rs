@@ -45,6 +45,17 @@ pub fn verify_keyless<'a>(
             "the statement is about another artifact",
         ));
     }
+    let entries = &bundle.parsed.verification_material.tlog_entries;
+    // The proof is checked against every log whose id begins with the checkpoint's four-byte hint.
+    if entries
+        .iter()
+        .any(|entry| root.log(entry.log_id.key_id.as_bytes()).is_none())
+    {
+        return Err(Refused::new(
+            Check::LogEntry,
+            "the entry's log is not in the trusted root",
+        ));
+    }
     let result = verify(bundle, &artifact, root)?;
     let identity = result.certificate().and_then(Identity::from_certificate);
     let identity = identity.ok_or_else(|| {
@@ -58,7 +69,7 @@ pub fn verify_keyless<'a>(
     });
     let evidence = Evidence {
         verified_times: verified_times.collect::<Result<_, _>>()?,
-        log_entries: bundle.parsed.verification_material.tlog_entries.len(),
+        log_entries: entries.len(),
         trusted_root: root.sha256(),
     };
     Ok(Attested::new(

@@ -28,8 +28,17 @@ fn is_rekor_v2(entry: &TransparencyLogEntry) -> bool {
 /// Checks that what an entry says twice agrees, before anything is verified.
 ///
 /// The signed checkpoint settles a tree's size and root; the entry repeats both beside the proof, and
-/// names the log. Verifiers differ in which copy they read, so no two may differ.
+/// names the log. Verifiers differ in which copy they read, so no two may differ. The integrated time is
+/// signed by the inclusion promise alone: without it anyone could have written the time.
 pub(crate) fn check_agreement(entry: &TransparencyLogEntry) -> Result<(), Refused> {
+    match (&entry.inclusion_promise, entry.integrated_time) {
+        (Some(_), _) if is_rekor_v2(entry) => {
+            return Err(refused("Rekor v2 makes no inclusion promise"));
+        }
+        (Some(_), None) => return Err(refused("the inclusion promise has no integrated time")),
+        (None, Some(_)) => return Err(refused("the integrated time has no inclusion promise")),
+        _ => {}
+    }
     let Some(proof) = &entry.inclusion_proof else {
         return Ok(());
     };
@@ -117,16 +126,12 @@ pub(crate) fn verify_inclusion(
     if let Some(proof) = &entry.inclusion_proof {
         verify_proof(entry, proof, log)?;
     }
-    match (&entry.inclusion_promise, entry.integrated_time) {
-        (Some(_), _) if is_rekor_v2(entry) => Err(refused("Rekor v2 makes no inclusion promise")),
-        (Some(promise), Some(_)) => {
+    match &entry.inclusion_promise {
+        Some(promise) => {
             let signature = SignatureBytes::from_bytes(promise.signed_entry_timestamp.as_bytes());
             verify_promise(entry, &signature, log).map(Some)
         }
-        (Some(_), None) => Err(refused("the inclusion promise has no integrated time")),
-        // Only the promise signs the time: without it anyone could have written this one.
-        (None, Some(_)) => Err(refused("the integrated time has no inclusion promise")),
-        (None, None) => Ok(None),
+        None => Ok(None),
     }
 }
 
@@ -204,7 +209,21 @@ pub(crate) fn verify_body(
     let spec = &body["spec"];
     let agreement = match (kind, content) {
         (KindVersion::HashedRekordV001, SignatureContent::MessageSignature(message)) => {
-            hashedrekord_v1(spec, &message.signature, artifact, key)
+            hashedrekord_v1(
+                spec,
+                &message.signature,
+                |algorithm| artifact.digest(algorithm),
+                key,
+            )
+        }
+        (KindVersion::HashedRekordV001, SignatureContent::DsseEnvelope(envelope)) => {
+            let encoded = envelope.pae();
+            hashedrekord_v1(
+                spec,
+                &envelope.signature.sig,
+                |algorithm| digest(algorithm, &encoded),
+                key,
+            )
         }
         (KindVersion::HashedRekordV002, SignatureContent::MessageSignature(message)) => {
             hashedrekord_v2(
@@ -249,13 +268,13 @@ pub(crate) fn verify_body(
 fn hashedrekord_v1(
     spec: &Value,
     signature: &SignatureBytes,
-    artifact: &HashedArtifact<'_>,
+    digest: impl Fn(HashAlgorithm) -> Option<Vec<u8>>,
     key: &PublicKey,
 ) -> Option<bool> {
     let hash = &spec["data"]["hash"];
     let algorithm: HashAlgorithm = hash["algorithm"].as_str()?.parse().ok()?;
     Some(
-        artifact.digest(algorithm)? == hex::decode(hash["value"].as_str()?)?
+        digest(algorithm)? == hex::decode(hash["value"].as_str()?)?
             && signature.as_bytes() == decode(&spec["signature"]["content"])?
             && key.is_spki(&decode_pem(&spec["signature"]["publicKey"]["content"])?),
     )
