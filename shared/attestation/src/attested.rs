@@ -22,7 +22,7 @@ pub enum Signer {
     /// The key the caller asked for.
     Key(PublicKey),
     /// The identity in the certificate. Whether it may sign is the caller's to decide.
-    Identity(Box<Identity>),
+    Identity(Identity),
 }
 
 /// The evidence found while verifying.

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use crate::artifact::{Artifact, HashedArtifact};
 use crate::attested::{Attested, Evidence, Identity, Signer};
 use crate::bundle::{Bundle, Material};
-use crate::refused::{Check, OrRefused as _, Refused};
+use crate::refused::{Check, OrRefused as _, Refused, by_verifier};
 use crate::trusted_root::TrustedRoot;
 
 /// Verifies that the holder of a Fulcio certificate signed `artifact` while it was valid.
@@ -74,7 +74,7 @@ pub fn verify_keyless<'a>(
     };
     Ok(Attested::new(
         bundle.form(),
-        Signer::Identity(Box::new(identity)),
+        Signer::Identity(identity),
         artifact.sha256(),
         evidence,
     ))
@@ -89,18 +89,18 @@ fn verify(
     let policy = VerificationPolicy::any_identity();
     let verifier = &root.verifier;
     let by_digest = || verifier.verify(Sha256Hash::new(artifact.sha256()), &bundle.parsed, &policy);
+    let by_bytes = |bytes| verifier.verify(bytes, &bundle.parsed, &policy);
     let result = match artifact.bytes() {
         // The digest is known already; hashing a large artifact twice would cost as much as the rest.
-        Some(bytes) if !is_sha256(bundle) => verifier.verify(bytes, &bundle.parsed, &policy)?,
+        Some(bytes) if !is_sha256(bundle) => by_bytes(bytes),
         Some(bytes) => match by_digest() {
             // A certificate for a key that signs whole messages only.
-            Err(Error::UnsupportedArtifact(_)) => {
-                verifier.verify(bytes, &bundle.parsed, &policy)?
-            }
-            result => result?,
+            Err(Error::UnsupportedArtifact(_)) => by_bytes(bytes),
+            result => result,
         },
-        None => by_digest()?,
+        None => by_digest(),
     };
+    let result = result.map_err(by_verifier)?;
     // The policy above asks for all of this; the result type would also report less.
     if result.certificate_verified() && result.sct_verified() && result.tlog_verified() {
         return Ok(result);

@@ -92,24 +92,24 @@ impl<T, E: fmt::Display> OrRefused<T> for Result<T, E> {
     }
 }
 
-impl From<sigstore_verify::Error> for Refused {
-    fn from(error: sigstore_verify::Error) -> Self {
-        use sigstore_verify::Error;
-        let check = match &error {
-            Error::SignatureInvalid(_) | Error::Crypto(_) => Check::Signature,
-            Error::ArtifactMismatch(_) | Error::UnsupportedArtifact(_) | Error::ArtifactRead(_) => {
-                Check::Artifact
-            }
-            Error::Certificate(_)
-            | Error::IdentityMismatch { .. }
-            | Error::IssuerMismatch { .. } => Check::Certificate,
-            Error::TransparencyLog(_) => Check::LogEntry,
-            Error::Timestamp(_) => Check::Timestamp,
-            Error::InvalidTrustRoot(_) | Error::TrustRoot(_) | Error::TrustedCertificate(_) => {
-                Check::TrustedRoot
-            }
-            _ => Check::Format,
-        };
-        Self::new(check, error)
-    }
+/// Gives an error of the verifier the check it failed. No `From`: it would put a Sigstore type into the
+/// public interface.
+pub(crate) fn by_verifier(error: sigstore_verify::Error) -> Refused {
+    use sigstore_verify::Error;
+    let check = match &error {
+        Error::SignatureInvalid(_) | Error::Crypto(_) => Check::Signature,
+        Error::ArtifactMismatch(_) | Error::UnsupportedArtifact(_) | Error::ArtifactRead(_) => {
+            Check::Artifact
+        }
+        Error::Certificate(_) | Error::IdentityMismatch { .. } | Error::IssuerMismatch { .. } => {
+            Check::Certificate
+        }
+        Error::TransparencyLog(_) => Check::LogEntry,
+        Error::Timestamp(_) => Check::Timestamp,
+        Error::InvalidTrustRoot(_) | Error::TrustRoot(_) | Error::TrustedCertificate(_) => {
+            Check::TrustedRoot
+        }
+        _ => Check::Format,
+    };
+    Refused::new(check, error)
 }

@@ -15,6 +15,13 @@ const TYPES: [&str; 2] = [
     "https://in-toto.io/Statement/v0.1",
 ];
 
+/// Digests of a subject that are compared, by their names in a statement.
+const ALGORITHMS: [(&str, HashAlgorithm); 3] = [
+    ("sha256", HashAlgorithm::Sha2256),
+    ("sha384", HashAlgorithm::Sha2384),
+    ("sha512", HashAlgorithm::Sha2512),
+];
+
 /// What an in-toto statement is about: for each subject its digests.
 #[derive(Debug)]
 pub(crate) struct Statement {
@@ -54,13 +61,26 @@ impl Statement {
     /// Whether some subject is the artifact: every digest of it that can be computed agrees, and at least
     /// one can.
     pub(crate) fn is_about(&self, artifact: &HashedArtifact<'_>) -> bool {
+        // Each algorithm once, however many subjects ask for it.
+        let computed: Vec<_> = ALGORITHMS
+            .into_iter()
+            .filter(|(_, algorithm)| self.has_digest_by(*algorithm))
+            .filter_map(|(_, algorithm)| Some((algorithm, artifact.digest(algorithm)?)))
+            .collect();
         self.subjects.iter().any(|digests| {
-            let mut computed = digests
+            let mut comparable = digests
                 .iter()
-                .filter_map(|(algorithm, digest)| Some(artifact.digest(*algorithm)? == *digest))
+                .filter(|(algorithm, _)| computed.iter().any(|(known, _)| known == algorithm))
                 .peekable();
-            computed.peek().is_some() && computed.all(|agrees| agrees)
+            comparable.peek().is_some() && comparable.all(|digest| computed.contains(digest))
         })
+    }
+
+    fn has_digest_by(&self, algorithm: HashAlgorithm) -> bool {
+        self.subjects
+            .iter()
+            .flatten()
+            .any(|(known, _)| *known == algorithm)
     }
 
     /// Whether each subject has a SHA-256 digest, so that nothing else is needed to find the artifact.
@@ -76,12 +96,7 @@ impl Statement {
 /// The digests of a subject by algorithms known here; none where one of them is malformed.
 fn known_digests(subject: &Value) -> Option<Vec<(HashAlgorithm, Vec<u8>)>> {
     let digests = subject["digest"].as_object()?;
-    let known = [
-        ("sha256", HashAlgorithm::Sha2256),
-        ("sha384", HashAlgorithm::Sha2384),
-        ("sha512", HashAlgorithm::Sha2512),
-    ];
-    known
+    ALGORITHMS
         .into_iter()
         .filter_map(|(name, algorithm)| Some((digests.get(name)?, algorithm)))
         .map(|(digest, algorithm)| {

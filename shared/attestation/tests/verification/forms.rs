@@ -32,14 +32,17 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 enum Key {
-    Ed25519 { key: SigningKey, prehashed: bool },
+    Ed25519 {
+        key: Box<SigningKey>,
+        prehashed: bool,
+    },
     P256(KeyPair),
 }
 
 impl Key {
     fn ed25519(prehashed: bool) -> Self {
         Self::Ed25519 {
-            key: SigningKey::from_bytes(&[42; 32]),
+            key: Box::new(SigningKey::from_bytes(&[42; 32])),
             prehashed,
         }
     }

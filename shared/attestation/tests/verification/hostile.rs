@@ -195,8 +195,8 @@ fn a_refusal_is_one_short_line_whatever_the_bundle_holds() {
 fn keys_of_other_kinds_are_refused() {
     let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     // A P-384 point (all zero: its kind is refused before it is looked at).
-    let p384 = [&b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00\x04"[..], &[0; 96]]
-        .concat();
+    let algorithm = b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
+    let p384 = [b"\x30\x76", &algorithm[..], b"\x03\x62\x00\x04", &[0; 96]].concat();
     let p384 = format!(
         "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
         STANDARD.encode(p384)
