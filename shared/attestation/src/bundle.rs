@@ -77,6 +77,7 @@ impl Bundle {
         drop_empty_digest(&mut json);
         check_members(&json, &BUNDLE, "bundle")?;
         check_counts(&json)?;
+        check_repetitions(&json)?;
         check_alternatives(&json)?;
         let parsed: types::Bundle = serde_json::from_value(json).or_refused(Check::Format)?;
         let statement = match &parsed.content {
@@ -260,6 +261,36 @@ fn check_counts(bundle: &Value) -> Result<(), Refused> {
             &format!("/verificationMaterial/tlogEntries/{index}/inclusionProof/hashes"),
             MAX_PROOF_HASHES,
         )
+    })
+}
+
+/// The same evidence twice proves no more than once, but could be counted as more.
+fn check_repetitions(bundle: &Value) -> Result<(), Refused> {
+    let distinct = |pointer: &str, same: fn(&Value, &Value) -> bool| -> Result<(), Refused> {
+        let items = bundle.pointer(pointer).and_then(Value::as_array);
+        let items = items.map_or(&[][..], Vec::as_slice);
+        let is_repeated = |(index, item): (usize, &Value)| {
+            items[..index].iter().any(|earlier| same(earlier, item))
+        };
+        if items.iter().enumerate().any(is_repeated) {
+            return Err(Refused::new(
+                Check::Format,
+                format_args!("{pointer} repeats an item"),
+            ));
+        }
+        Ok(())
+    };
+    distinct(
+        "/verificationMaterial/x509CertificateChain/certificates",
+        PartialEq::eq,
+    )?;
+    distinct(
+        "/verificationMaterial/timestampVerificationData/rfc3161Timestamps",
+        PartialEq::eq,
+    )?;
+    distinct("/verificationMaterial/tlogEntries", |one, other| {
+        let member = "canonicalizedBody";
+        one["logId"] == other["logId"] && one[member] == other[member]
     })
 }
 
