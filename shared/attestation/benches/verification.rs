@@ -12,9 +12,7 @@ use std::{env, fs};
 use bakeoff_attestation::{Bundle, Material, PublicKey, TrustedRoot, verify_keyed, verify_keyless};
 use sigstore_verify::trust_root::SIGSTORE_PRODUCTION_TRUSTED_ROOT;
 use sigstore_verify::types::DerPublicKey;
-use sigstore_verify::{
-    PublicKeyVerificationPolicy, VerificationPolicy, Verifier, trust_root, types,
-};
+use sigstore_verify::{PublicKeyVerificationPolicy, VerificationPolicy, Verifier, trust_root, types};
 
 struct Case {
     bundle: Vec<u8>,
@@ -26,13 +24,11 @@ struct Case {
 impl Case {
     fn read(folder: &Path) -> Option<Self> {
         let read = |name: &str| fs::read(folder.join(name)).ok();
-        let key =
-            read("key.pub").and_then(|pem| PublicKey::from_pem(&String::from_utf8(pem).ok()?).ok());
+        let key = read("key.pub").and_then(|pem| PublicKey::from_pem(&String::from_utf8(pem).ok()?).ok());
         Some(Self {
             bundle: read("bundle.sigstore.json").or_else(|| read("signature.sigstore.json"))?,
             artifact: read("artifact").or_else(|| read("result.json"))?,
-            root: read("trusted_root.json")
-                .unwrap_or_else(|| SIGSTORE_PRODUCTION_TRUSTED_ROOT.into()),
+            root: read("trusted_root.json").unwrap_or_else(|| SIGSTORE_PRODUCTION_TRUSTED_ROOT.into()),
             key,
         })
     }
@@ -58,33 +54,21 @@ impl Case {
         match &self.key {
             Some(key) => {
                 let key = DerPublicKey::from_bytes(key.spki());
-                verifier
-                    .verify(artifact, &bundle, &PublicKeyVerificationPolicy::new(key))
-                    .is_ok()
+                verifier.verify(artifact, &bundle, &PublicKeyVerificationPolicy::new(key)).is_ok()
             }
-            None => verifier
-                .verify(artifact, &bundle, &VerificationPolicy::any_identity())
-                .is_ok(),
+            None => verifier.verify(artifact, &bundle, &VerificationPolicy::any_identity()).is_ok(),
         }
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     // `cargo test --all-targets` runs benches too, without this argument: once is enough there.
-    let rounds = if env::args().any(|argument| argument == "--bench") {
-        301
-    } else {
-        1
-    };
+    let rounds = if env::args().any(|argument| argument == "--bench") { 301 } else { 1 };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut folders: Vec<_> = fs::read_dir(folder)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_, Box<dyn Error>>>()?;
+    let mut folders: Vec<_> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, Box<dyn Error>>>()?;
     folders.sort();
-    println!(
-        "{:48} {:>10} {:>10} {:>10} {:>6}",
-        "", "bytes", "ours", "theirs", "ratio"
-    );
+    println!("{:48} {:>10} {:>10} {:>10} {:>6}", "", "bytes", "ours", "theirs", "ratio");
     for folder in folders {
         let Some(case) = Case::read(&folder) else {
             continue;
@@ -107,10 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         print!("{name:48} {:>10} {:>10.1?}", case.artifact.len(), ours);
         if case.theirs(&verifier) {
             let theirs = median(theirs);
-            println!(
-                " {theirs:>10.1?} {:>6.2}",
-                ours.as_secs_f64() / theirs.as_secs_f64()
-            );
+            println!(" {theirs:>10.1?} {:>6.2}", ours.as_secs_f64() / theirs.as_secs_f64());
         } else {
             println!(" {:>10} {:>6}", "refuses", "-");
         }

@@ -111,10 +111,7 @@ fn check_identity(attested: &Attested, identity: &str, issuer: &str) -> Result<(
         return Err(format!("signed by {}, not by {identity}", signer.subject()));
     }
     if signer.issuer() != issuer {
-        return Err(format!(
-            "the identity was issued by {}, not by {issuer}",
-            signer.issuer()
-        ));
+        return Err(format!("the identity was issued by {}, not by {issuer}", signer.issuer()));
     }
     Ok(())
 }
@@ -125,9 +122,7 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
 
 /// `sha256:` and 64 hexadecimal digits; a file of that name could not be told apart.
 fn digest(text: &str) -> Option<[u8; 32]> {
-    let digits = text
-        .strip_prefix("sha256:")
-        .filter(|digits| digits.len() == 64 && digits.is_ascii())?;
+    let digits = text.strip_prefix("sha256:").filter(|digits| digits.len() == 64 && digits.is_ascii())?;
     let mut digest = [0; 32];
     for (index, byte) in digest.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).ok()?;
@@ -140,14 +135,6 @@ fn describe(attested: &Attested) -> String {
         Signer::Key(key) => format!("{key:?}"),
         Signer::Identity(identity) => format!("{} ({})", identity.subject(), identity.issuer()),
     };
-    let times: Vec<_> = attested
-        .verified_times()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    format!(
-        "{} by {signer}, at [{}]",
-        attested.form().as_str(),
-        times.join(", ")
-    )
+    let times: Vec<_> = attested.verified_times().iter().map(ToString::to_string).collect();
+    format!("{} by {signer}, at [{}]", attested.form().as_str(), times.join(", "))
 }

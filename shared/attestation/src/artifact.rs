@@ -26,14 +26,8 @@ pub(crate) struct HashedArtifact<'a> {
 impl<'a> HashedArtifact<'a> {
     pub(crate) fn new(artifact: Artifact<'a>) -> Self {
         match artifact {
-            Artifact::Bytes(bytes) => Self {
-                bytes: Some(bytes),
-                sha256: *sha256(bytes).as_bytes(),
-            },
-            Artifact::Sha256(sha256) => Self {
-                bytes: None,
-                sha256,
-            },
+            Artifact::Bytes(bytes) => Self { bytes: Some(bytes), sha256: *sha256(bytes).as_bytes() },
+            Artifact::Sha256(sha256) => Self { bytes: None, sha256 },
         }
     }
 

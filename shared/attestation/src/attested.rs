@@ -34,20 +34,9 @@ pub(crate) struct Evidence {
 
 impl Attested {
     pub(crate) fn new(form: Form, signer: Signer, digest: [u8; 32], evidence: Evidence) -> Self {
-        let Evidence {
-            mut verified_times,
-            log_entries,
-            trusted_root,
-        } = evidence;
+        let Evidence { mut verified_times, log_entries, trusted_root } = evidence;
         verified_times.sort_unstable();
-        Self {
-            form,
-            signer,
-            digest,
-            verified_times,
-            log_entries,
-            trusted_root,
-        }
+        Self { form, signer, digest, verified_times, log_entries, trusted_root }
     }
 
     /// Whether a key or a certificate signed.
@@ -119,11 +108,7 @@ impl Identity {
         let short = claims.deprecated_github.workflow_repository.as_ref();
         Some(Self {
             issuer: certificate.issuer.clone()?,
-            subject: certificate
-                .identity
-                .as_ref()
-                .map(SubjectAltName::as_str)?
-                .to_owned(),
+            subject: certificate.identity.as_ref().map(SubjectAltName::as_str)?.to_owned(),
             repository: claims
                 .source_repository_uri
                 .clone()
@@ -165,9 +150,7 @@ impl Identity {
     pub fn is_of_workflow(&self, workflow: &str) -> bool {
         self.workflow().is_some_and(|claimed| {
             let without_ref = claimed.split_once('@').map_or(claimed, |(uri, _)| uri);
-            let path = self
-                .repository()
-                .and_then(|repository| without_ref.strip_prefix(repository));
+            let path = self.repository().and_then(|repository| without_ref.strip_prefix(repository));
             let path = path.and_then(|path| path.strip_prefix('/'));
             let file = path.and_then(|path| path.strip_prefix(".github/workflows/"));
             [Some(claimed), Some(without_ref), path, file].contains(&Some(workflow))
@@ -212,11 +195,7 @@ mod tests {
 
     #[test]
     fn a_certificate_without_claims_matches_no_repository() {
-        let identity = Identity {
-            repository: None,
-            workflow: None,
-            ..identity()
-        };
+        let identity = Identity { repository: None, workflow: None, ..identity() };
         assert!(!identity.is_of_repository("a/b"));
         assert!(!identity.is_of_workflow("c.yml"));
     }

@@ -4,8 +4,8 @@ use sigstore_verify::types::{self, SignatureContent};
 
 use crate::json;
 use crate::limits::{
-    MAX_BUNDLE_BYTES, MAX_CERTIFICATES, MAX_DEPTH, MAX_LOG_ENTRIES, MAX_PROOF_HASHES,
-    MAX_SIGNATURES, MAX_TIMESTAMPS,
+    MAX_BUNDLE_BYTES, MAX_CERTIFICATES, MAX_DEPTH, MAX_LOG_ENTRIES, MAX_PROOF_HASHES, MAX_SIGNATURES,
+    MAX_TIMESTAMPS,
 };
 use crate::log_entry;
 use crate::refused::{Check, OrRefused as _, Refused};
@@ -121,10 +121,7 @@ fn drop_nulls(value: &mut Value) {
 
 /// cosign writes an empty digest for pure Ed25519, which hashes nothing beforehand: no digest at all.
 fn drop_empty_digest(bundle: &mut Value) {
-    let Some(signature) = bundle
-        .pointer_mut("/messageSignature")
-        .and_then(Value::as_object_mut)
-    else {
+    let Some(signature) = bundle.pointer_mut("/messageSignature").and_then(Value::as_object_mut) else {
         return;
     };
     let is_unset = |member: &Value| member == "" || member == "HASH_ALGORITHM_UNSPECIFIED";
@@ -157,28 +154,19 @@ const LOG_ENTRY: Shape = Object(&[
     ("logId", Object(&[("keyId", Leaf)])),
     ("kindVersion", Object(&[("kind", Leaf), ("version", Leaf)])),
     ("integratedTime", Leaf),
-    (
-        "inclusionPromise",
-        Object(&[("signedEntryTimestamp", Leaf)]),
-    ),
+    ("inclusionPromise", Object(&[("signedEntryTimestamp", Leaf)])),
     ("inclusionProof", INCLUSION_PROOF),
     ("canonicalizedBody", Leaf),
 ]);
 
 const MATERIAL: Shape = Object(&[
     ("publicKey", Object(&[("hint", Leaf)])),
-    (
-        "x509CertificateChain",
-        Object(&[("certificates", List(&CERTIFICATE))]),
-    ),
+    ("x509CertificateChain", Object(&[("certificates", List(&CERTIFICATE))])),
     ("certificate", CERTIFICATE),
     ("tlogEntries", List(&LOG_ENTRY)),
     (
         "timestampVerificationData",
-        Object(&[(
-            "rfc3161Timestamps",
-            List(&Object(&[("signedTimestamp", Leaf)])),
-        )]),
+        Object(&[("rfc3161Timestamps", List(&Object(&[("signedTimestamp", Leaf)])))]),
     ),
 ]);
 
@@ -188,23 +176,14 @@ const BUNDLE: Shape = Object(&[
     ("verificationMaterial", MATERIAL),
     (
         "messageSignature",
-        Object(&[
-            (
-                "messageDigest",
-                Object(&[("algorithm", Leaf), ("digest", Leaf)]),
-            ),
-            ("signature", Leaf),
-        ]),
+        Object(&[("messageDigest", Object(&[("algorithm", Leaf), ("digest", Leaf)])), ("signature", Leaf)]),
     ),
     (
         "dsseEnvelope",
         Object(&[
             ("payload", Leaf),
             ("payloadType", Leaf),
-            (
-                "signatures",
-                List(&Object(&[("sig", Leaf), ("keyid", Leaf)])),
-            ),
+            ("signatures", List(&Object(&[("sig", Leaf), ("keyid", Leaf)]))),
         ]),
     ),
 ]);
@@ -212,55 +191,34 @@ const BUNDLE: Shape = Object(&[
 /// A member nobody knows is one nobody checks: it is refused, as the reference clients do.
 fn check_members(value: &Value, shape: &Shape, name: &str) -> Result<(), Refused> {
     match (shape, value) {
-        (Object(known), Value::Object(members)) => members.iter().try_for_each(|(key, member)| {
-            match known.iter().find(|(known, _)| known == key) {
+        (Object(known), Value::Object(members)) => {
+            members.iter().try_for_each(|(key, member)| match known.iter().find(|(known, _)| known == key) {
                 Some((_, shape)) => check_members(member, shape, key),
-                None => Err(Refused::new(
-                    Check::Format,
-                    format_args!("unknown member {key:?} in {name}"),
-                )),
-            }
-        }),
-        (List(shape), Value::Array(items)) => items
-            .iter()
-            .try_for_each(|item| check_members(item, shape, name)),
+                None => Err(Refused::new(Check::Format, format_args!("unknown member {key:?} in {name}"))),
+            })
+        }
+        (List(shape), Value::Array(items)) => {
+            items.iter().try_for_each(|item| check_members(item, shape, name))
+        }
         (Leaf, Value::String(_) | Value::Number(_)) => Ok(()),
-        _ => Err(Refused::new(
-            Check::Format,
-            format_args!("{name} has the wrong type"),
-        )),
+        _ => Err(Refused::new(Check::Format, format_args!("{name} has the wrong type"))),
     }
 }
 
 fn check_counts(bundle: &Value) -> Result<(), Refused> {
     let at_most = |pointer: &str, bound: usize| -> Result<(), Refused> {
-        let count = bundle
-            .pointer(pointer)
-            .and_then(Value::as_array)
-            .map_or(0, Vec::len);
+        let count = bundle.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
         if count <= bound {
             return Ok(());
         }
-        Err(Refused::new(
-            Check::Limit,
-            format_args!("{pointer} has at most {bound} items, not {count}"),
-        ))
+        Err(Refused::new(Check::Limit, format_args!("{pointer} has at most {bound} items, not {count}")))
     };
-    at_most(
-        "/verificationMaterial/x509CertificateChain/certificates",
-        MAX_CERTIFICATES,
-    )?;
+    at_most("/verificationMaterial/x509CertificateChain/certificates", MAX_CERTIFICATES)?;
     at_most("/verificationMaterial/tlogEntries", MAX_LOG_ENTRIES)?;
-    at_most(
-        "/verificationMaterial/timestampVerificationData/rfc3161Timestamps",
-        MAX_TIMESTAMPS,
-    )?;
+    at_most("/verificationMaterial/timestampVerificationData/rfc3161Timestamps", MAX_TIMESTAMPS)?;
     at_most("/dsseEnvelope/signatures", MAX_SIGNATURES)?;
     (0..MAX_LOG_ENTRIES).try_for_each(|index| {
-        at_most(
-            &format!("/verificationMaterial/tlogEntries/{index}/inclusionProof/hashes"),
-            MAX_PROOF_HASHES,
-        )
+        at_most(&format!("/verificationMaterial/tlogEntries/{index}/inclusionProof/hashes"), MAX_PROOF_HASHES)
     })
 }
 
@@ -269,25 +227,15 @@ fn check_repetitions(bundle: &Value) -> Result<(), Refused> {
     let distinct = |pointer: &str, same: fn(&Value, &Value) -> bool| -> Result<(), Refused> {
         let items = bundle.pointer(pointer).and_then(Value::as_array);
         let items = items.map_or(&[][..], Vec::as_slice);
-        let is_repeated = |(index, item): (usize, &Value)| {
-            items[..index].iter().any(|earlier| same(earlier, item))
-        };
+        let is_repeated =
+            |(index, item): (usize, &Value)| items[..index].iter().any(|earlier| same(earlier, item));
         if items.iter().enumerate().any(is_repeated) {
-            return Err(Refused::new(
-                Check::Format,
-                format_args!("{pointer} repeats an item"),
-            ));
+            return Err(Refused::new(Check::Format, format_args!("{pointer} repeats an item")));
         }
         Ok(())
     };
-    distinct(
-        "/verificationMaterial/x509CertificateChain/certificates",
-        PartialEq::eq,
-    )?;
-    distinct(
-        "/verificationMaterial/timestampVerificationData/rfc3161Timestamps",
-        PartialEq::eq,
-    )?;
+    distinct("/verificationMaterial/x509CertificateChain/certificates", PartialEq::eq)?;
+    distinct("/verificationMaterial/timestampVerificationData/rfc3161Timestamps", PartialEq::eq)?;
     distinct("/verificationMaterial/tlogEntries", |one, other| {
         let member = "canonicalizedBody";
         one["logId"] == other["logId"] && one[member] == other[member]
@@ -297,24 +245,16 @@ fn check_repetitions(bundle: &Value) -> Result<(), Refused> {
 /// Of alternatives exactly one: a parser that takes the first would let the other pass unread.
 fn check_alternatives(bundle: &Value) -> Result<(), Refused> {
     let exactly_one = |parent: &str, names: &[&str]| -> Result<(), Refused> {
-        let present = names
-            .iter()
-            .filter(|name| bundle.pointer(&format!("{parent}/{name}")).is_some())
-            .count();
+        let present =
+            names.iter().filter(|name| bundle.pointer(&format!("{parent}/{name}")).is_some()).count();
         if present == 1 {
             return Ok(());
         }
         let names = names.join(", ");
-        Err(Refused::new(
-            Check::Format,
-            format_args!("exactly one of {names} is needed, not {present}"),
-        ))
+        Err(Refused::new(Check::Format, format_args!("exactly one of {names} is needed, not {present}")))
     };
     // The parser below takes a bundle without a media type for v0.1, which asks for the least.
     exactly_one("", &["mediaType"])?;
     exactly_one("", &["messageSignature", "dsseEnvelope"])?;
-    exactly_one(
-        "/verificationMaterial",
-        &["publicKey", "x509CertificateChain", "certificate"],
-    )
+    exactly_one("/verificationMaterial", &["publicKey", "x509CertificateChain", "certificate"])
 }

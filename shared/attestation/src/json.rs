@@ -8,10 +8,7 @@ use serde_json::{Map, Number, Value};
 /// Parses one JSON text nested at most `max_depth` arrays and objects deep, without duplicate keys.
 pub(crate) fn parse(bytes: &[u8], max_depth: usize) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict {
-        depth_left: max_depth,
-    }
-    .deserialize(&mut deserializer)?;
+    let value = Strict { depth_left: max_depth }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
 }
@@ -61,9 +58,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("not a finite number"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -103,10 +98,7 @@ mod tests {
     #[test]
     fn reads_every_kind_of_value() {
         let text = br#"{"a":[1,-2,3.5,"x\u00e9",true,null,{}],"b":18446744073709551615}"#;
-        assert_eq!(
-            parse(text, 3).unwrap(),
-            serde_json::from_slice::<serde_json::Value>(text).unwrap()
-        );
+        assert_eq!(parse(text, 3).unwrap(), serde_json::from_slice::<serde_json::Value>(text).unwrap());
     }
 
     #[test]

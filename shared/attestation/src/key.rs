@@ -5,8 +5,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha512};
 use sigstore_verify::crypto::{
-    KeyAlgorithm, SigningScheme, VerificationKey, sha256, verify_signature,
-    verify_signature_prehashed,
+    KeyAlgorithm, SigningScheme, VerificationKey, sha256, verify_signature, verify_signature_prehashed,
 };
 use sigstore_verify::types::{DerPublicKey, SignatureBytes};
 
@@ -43,10 +42,7 @@ impl PublicKey {
             return Err(Refused::new(Check::Key, "weak Ed25519 public key"));
         }
         let spki = DerPublicKey::new([&ED25519_SPKI_PREFIX[..], raw].concat());
-        Ok(Self {
-            spki,
-            algorithm: Algorithm::Ed25519(key),
-        })
+        Ok(Self { spki, algorithm: Algorithm::Ed25519(key) })
     }
 
     /// A key from a PEM SubjectPublicKeyInfo (`-----BEGIN PUBLIC KEY-----`), Ed25519 or ECDSA P-256.
@@ -61,14 +57,8 @@ impl PublicKey {
                 let raw = key.as_bytes().try_into().or_refused(Check::Key)?;
                 Self::ed25519(raw)
             }
-            KeyAlgorithm::EcdsaP256 => Ok(Self {
-                spki,
-                algorithm: Algorithm::EcdsaP256,
-            }),
-            _ => Err(Refused::new(
-                Check::Key,
-                "neither an Ed25519 nor a P-256 public key",
-            )),
+            KeyAlgorithm::EcdsaP256 => Ok(Self { spki, algorithm: Algorithm::EcdsaP256 }),
+            _ => Err(Refused::new(Check::Key, "neither an Ed25519 nor a P-256 public key")),
         }
     }
 
@@ -122,20 +112,14 @@ impl PublicKey {
         match self.algorithm {
             Algorithm::Ed25519(key) => {
                 let message = artifact.bytes().ok_or_else(|| {
-                    Refused::new(
-                        Check::Artifact,
-                        "an Ed25519 signature needs the artifact, not its digest",
-                    )
+                    Refused::new(Check::Artifact, "an Ed25519 signature needs the artifact, not its digest")
                 })?;
                 let signature = ed25519_signature(signature)?;
                 let is_pure = key.verify_strict(message, &signature).is_ok();
                 if is_pure || (has_digest && is_prehashed(&key, message, &signature)) {
                     return Ok(());
                 }
-                Err(Refused::new(
-                    Check::Signature,
-                    "the Ed25519 signature is not by this key",
-                ))
+                Err(Refused::new(Check::Signature, "the Ed25519 signature is not by this key"))
             }
             Algorithm::EcdsaP256 if !has_digest => {
                 Err(Refused::new(Check::Format, "the message digest is missing"))
@@ -149,31 +133,19 @@ impl PublicKey {
     }
 
     /// Verifies a signature over the pre-authentication encoding of a DSSE envelope.
-    pub(crate) fn verify_envelope(
-        &self,
-        encoded: &[u8],
-        signature: &SignatureBytes,
-    ) -> Result<(), Refused> {
+    pub(crate) fn verify_envelope(&self, encoded: &[u8], signature: &SignatureBytes) -> Result<(), Refused> {
         match self.algorithm {
             Algorithm::Ed25519(key) => {
                 let signature = ed25519_signature(signature)?;
-                if key.verify_strict(encoded, &signature).is_ok()
-                    || is_prehashed(&key, encoded, &signature)
-                {
+                if key.verify_strict(encoded, &signature).is_ok() || is_prehashed(&key, encoded, &signature) {
                     return Ok(());
                 }
-                Err(Refused::new(
-                    Check::Signature,
-                    "the Ed25519 signature is not by this key",
-                ))
+                Err(Refused::new(Check::Signature, "the Ed25519 signature is not by this key"))
             }
-            Algorithm::EcdsaP256 => verify_signature(
-                &self.spki,
-                encoded,
-                signature,
-                SigningScheme::EcdsaP256Sha256,
-            )
-            .or_refused(Check::Signature),
+            Algorithm::EcdsaP256 => {
+                verify_signature(&self.spki, encoded, signature, SigningScheme::EcdsaP256Sha256)
+                    .or_refused(Check::Signature)
+            }
         }
     }
 }
@@ -198,8 +170,7 @@ fn ed25519_signature(signature: &SignatureBytes) -> Result<Signature, Refused> {
 }
 
 fn is_prehashed(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
-    key.verify_prehashed_strict(Sha512::new_with_prefix(message), None, signature)
-        .is_ok()
+    key.verify_prehashed_strict(Sha512::new_with_prefix(message), None, signature).is_ok()
 }
 
 /// Whether the y coordinate is below the field's prime 2^255 − 19 (RFC 8032 §5.1.3): without this, one
@@ -214,10 +185,7 @@ fn decode_hint(hint: &str) -> Option<[u8; 32]> {
     let decoded = if hint.len() == 64 && hint.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         crate::hex::decode(hint)?
     } else {
-        let url_safe = hint
-            .trim_end_matches('=')
-            .replace('+', "-")
-            .replace('/', "_");
+        let url_safe = hint.trim_end_matches('=').replace('+', "-").replace('/', "_");
         URL_SAFE_NO_PAD.decode(url_safe).ok()?
     };
     decoded.try_into().ok()
@@ -248,12 +216,7 @@ mod tests {
         );
         assert!(key.is_named_by(&crate::hex::encode(sha256(pem.as_bytes()).as_bytes())));
         assert_eq!(PublicKey::from_pem(&pem).unwrap(), key);
-        for other in [
-            "",
-            "key-1",
-            &STANDARD.encode([1; 32]),
-            &crate::hex::encode(&[1; 32]),
-        ] {
+        for other in ["", "key-1", &STANDARD.encode([1; 32]), &crate::hex::encode(&[1; 32])] {
             assert!(!key.is_named_by(other), "{other}");
         }
     }

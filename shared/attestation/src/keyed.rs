@@ -26,12 +26,8 @@ pub fn verify_keyed<'a>(
 ) -> Result<Attested, Refused> {
     let artifact = HashedArtifact::new(artifact.into());
     let parsed = &bundle.parsed;
-    let VerificationMaterialContent::PublicKey(named) = &parsed.verification_material.content
-    else {
-        return Err(Refused::new(
-            Check::Key,
-            "the bundle holds a certificate, not a key",
-        ));
+    let VerificationMaterialContent::PublicKey(named) = &parsed.verification_material.content else {
+        return Err(Refused::new(Check::Key, "the bundle holds a certificate, not a key"));
     };
     check_hint(&named.hint, key)?;
     let signature = match &parsed.content {
@@ -41,10 +37,7 @@ pub fn verify_keyed<'a>(
             verify_envelope(bundle, envelope, &artifact, key)?
         }
         _ => {
-            return Err(Refused::new(
-                Check::Format,
-                "the bundle holds no signature known here",
-            ));
+            return Err(Refused::new(Check::Format, "the bundle holds no signature known here"));
         }
     };
     let entries = &parsed.verification_material.tlog_entries;
@@ -53,17 +46,8 @@ pub fn verify_keyed<'a>(
         verified_times.extend(log_entry::verify_inclusion(entry, parsed.media_type, root)?);
         log_entry::verify_body(entry, &parsed.content, &artifact, key)?;
     }
-    let evidence = Evidence {
-        verified_times,
-        log_entries: entries.len(),
-        trusted_root: root.sha256(),
-    };
-    Ok(Attested::new(
-        bundle.form(),
-        Signer::Key(key.clone()),
-        artifact.sha256(),
-        evidence,
-    ))
+    let evidence = Evidence { verified_times, log_entries: entries.len(), trusted_root: root.sha256() };
+    Ok(Attested::new(bundle.form(), Signer::Key(key.clone()), artifact.sha256(), evidence))
 }
 
 /// A hint is only a hint, and may be missing; but one that names another key says that the bundle was
@@ -81,24 +65,14 @@ fn verify_message<'b>(
     key: &PublicKey,
 ) -> Result<&'b SignatureBytes, Refused> {
     if let Some(named) = &message.message_digest {
-        let computed = artifact.digest(named.algorithm).ok_or_else(|| {
-            Refused::new(
-                Check::Artifact,
-                "the message digest needs the artifact itself",
-            )
-        })?;
+        let computed = artifact
+            .digest(named.algorithm)
+            .ok_or_else(|| Refused::new(Check::Artifact, "the message digest needs the artifact itself"))?;
         if computed != named.digest.as_bytes() {
-            return Err(Refused::new(
-                Check::Artifact,
-                "the message digest is of another artifact",
-            ));
+            return Err(Refused::new(Check::Artifact, "the message digest is of another artifact"));
         }
     }
-    key.verify_message(
-        artifact,
-        &message.signature,
-        message.message_digest.is_some(),
-    )?;
+    key.verify_message(artifact, &message.signature, message.message_digest.is_some())?;
     Ok(&message.signature)
 }
 
@@ -109,17 +83,10 @@ fn verify_envelope<'b>(
     key: &PublicKey,
 ) -> Result<&'b SignatureBytes, Refused> {
     key.verify_envelope(&envelope.pae(), &envelope.signature.sig)?;
-    if bundle
-        .statement
-        .as_ref()
-        .is_some_and(|statement| statement.is_about(artifact))
-    {
+    if bundle.statement.as_ref().is_some_and(|statement| statement.is_about(artifact)) {
         return Ok(&envelope.signature.sig);
     }
-    Err(Refused::new(
-        Check::Artifact,
-        "the statement is about another artifact",
-    ))
+    Err(Refused::new(Check::Artifact, "the statement is about another artifact"))
 }
 
 /// Every RFC 3161 timestamp must be by an authority of the root, over this signature.
@@ -128,23 +95,15 @@ fn verify_timestamps(
     signature: &SignatureBytes,
     root: &TrustedRoot,
 ) -> Result<Vec<OffsetDateTime>, Refused> {
-    let timestamps = &bundle
-        .parsed
-        .verification_material
-        .timestamp_verification_data
-        .rfc3161_timestamps;
+    let timestamps = &bundle.parsed.verification_material.timestamp_verification_data.rfc3161_timestamps;
     if timestamps.is_empty() {
         return Ok(Vec::new());
     }
     let authorities = root.material.tsa_authorities();
     let verify = |token| {
-        let mut failure = Refused::new(
-            Check::Timestamp,
-            "the trusted root has no timestamp authority",
-        );
+        let mut failure = Refused::new(Check::Timestamp, "the trusted root has no timestamp authority");
         for authority in &authorities {
-            match sigstore_verify::tsa::verify_timestamp_for_authority(token, signature, authority)
-            {
+            match sigstore_verify::tsa::verify_timestamp_for_authority(token, signature, authority) {
                 Ok(time) => {
                     return OffsetDateTime::from_unix_timestamp_nanos(time.as_nanosecond())
                         .or_refused(Check::Timestamp);
@@ -154,8 +113,5 @@ fn verify_timestamps(
         }
         Err(failure)
     };
-    timestamps
-        .iter()
-        .map(|timestamp| verify(&timestamp.signed_timestamp))
-        .collect()
+    timestamps.iter().map(|timestamp| verify(&timestamp.signed_timestamp)).collect()
 }

@@ -25,45 +25,25 @@ pub fn verify_keyless<'a>(
 ) -> Result<Attested, Refused> {
     let artifact = HashedArtifact::new(artifact.into());
     if bundle.material() != Material::Certificate {
-        return Err(Refused::new(
-            Check::Certificate,
-            "the bundle holds a key, not a certificate",
-        ));
+        return Err(Refused::new(Check::Certificate, "the bundle holds a key, not a certificate"));
     }
     if let SignatureContent::MessageSignature(message) = &bundle.parsed.content
         && message.message_digest.is_none()
     {
         return Err(Refused::new(Check::Format, "the message digest is missing"));
     }
-    if bundle
-        .statement
-        .as_ref()
-        .is_some_and(|statement| !statement.is_about(&artifact))
-    {
-        return Err(Refused::new(
-            Check::Artifact,
-            "the statement is about another artifact",
-        ));
+    if bundle.statement.as_ref().is_some_and(|statement| !statement.is_about(&artifact)) {
+        return Err(Refused::new(Check::Artifact, "the statement is about another artifact"));
     }
     let entries = &bundle.parsed.verification_material.tlog_entries;
     // The proof is checked against every log whose id begins with the checkpoint's four-byte hint.
-    if entries
-        .iter()
-        .any(|entry| root.log(entry.log_id.key_id.as_bytes()).is_none())
-    {
-        return Err(Refused::new(
-            Check::LogEntry,
-            "the entry's log is not in the trusted root",
-        ));
+    if entries.iter().any(|entry| root.log(entry.log_id.key_id.as_bytes()).is_none()) {
+        return Err(Refused::new(Check::LogEntry, "the entry's log is not in the trusted root"));
     }
     let result = verify(bundle, &artifact, root)?;
     let identity = result.certificate().and_then(Identity::from_certificate);
-    let identity = identity.ok_or_else(|| {
-        Refused::new(
-            Check::Certificate,
-            "the certificate has no issuer or no subject",
-        )
-    })?;
+    let identity = identity
+        .ok_or_else(|| Refused::new(Check::Certificate, "the certificate has no issuer or no subject"))?;
     let verified_times = result.verified_timestamps().iter().map(|time| {
         OffsetDateTime::from_unix_timestamp_nanos(time.as_nanosecond()).or_refused(Check::Timestamp)
     });
@@ -72,12 +52,7 @@ pub fn verify_keyless<'a>(
         log_entries: entries.len(),
         trusted_root: root.sha256(),
     };
-    Ok(Attested::new(
-        bundle.form(),
-        Signer::Identity(identity),
-        artifact.sha256(),
-        evidence,
-    ))
+    Ok(Attested::new(bundle.form(), Signer::Identity(identity), artifact.sha256(), evidence))
 }
 
 fn verify(
@@ -105,21 +80,14 @@ fn verify(
     if result.certificate_verified() && result.sct_verified() && result.tlog_verified() {
         return Ok(result);
     }
-    Err(Refused::new(
-        Check::Certificate,
-        "not everything required was verified",
-    ))
+    Err(Refused::new(Check::Certificate, "not everything required was verified"))
 }
 
 fn is_sha256(bundle: &Bundle) -> bool {
     match &bundle.parsed.content {
-        SignatureContent::MessageSignature(message) => message
-            .message_digest
-            .as_ref()
-            .is_some_and(|digest| digest.algorithm == HashAlgorithm::Sha2256),
-        _ => bundle
-            .statement
-            .as_ref()
-            .is_some_and(|statement| statement.has_sha256()),
+        SignatureContent::MessageSignature(message) => {
+            message.message_digest.as_ref().is_some_and(|digest| digest.algorithm == HashAlgorithm::Sha2256)
+        }
+        _ => bundle.statement.as_ref().is_some_and(|statement| statement.has_sha256()),
     }
 }

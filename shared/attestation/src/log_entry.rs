@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sigstore_verify::types::bundle::InclusionProof;
 use sigstore_verify::types::{
-    Checkpoint, CheckpointSignature, DerPublicKey, DsseEnvelope, HashAlgorithm, KindVersion,
-    MediaType, SignatureBytes, SignatureContent, TransparencyLogEntry,
+    Checkpoint, CheckpointSignature, DerPublicKey, DsseEnvelope, HashAlgorithm, KindVersion, MediaType,
+    SignatureBytes, SignatureContent, TransparencyLogEntry,
 };
 use time::OffsetDateTime;
 
@@ -44,20 +44,12 @@ pub(crate) fn check_agreement(entry: &TransparencyLogEntry) -> Result<(), Refuse
     };
     let checkpoint = checkpoint(proof)?;
     if !is_canonical(checkpoint, proof.checkpoint.envelope()) {
-        return Err(refused(
-            "the checkpoint is not in the form of a signed note",
-        ));
+        return Err(refused("the checkpoint is not in the form of a signed note"));
     }
     if checkpoint.signatures().len() > MAX_CHECKPOINT_SIGNATURES {
-        return Err(Refused::new(
-            Check::Limit,
-            "the checkpoint has too many signatures",
-        ));
+        return Err(Refused::new(Check::Limit, "the checkpoint has too many signatures"));
     }
-    if signatures_by(checkpoint, entry.log_id.key_id.as_bytes())
-        .next()
-        .is_none()
-    {
+    if signatures_by(checkpoint, entry.log_id.key_id.as_bytes()).next().is_none() {
         return Err(refused("the checkpoint is not signed by the entry's log"));
     }
     if *checkpoint.root_hash() != proof.root_hash || checkpoint.tree_size() != proof.tree_size {
@@ -70,10 +62,7 @@ pub(crate) fn check_agreement(entry: &TransparencyLogEntry) -> Result<(), Refuse
 }
 
 fn checkpoint(proof: &InclusionProof) -> Result<&Checkpoint, Refused> {
-    proof
-        .checkpoint
-        .checkpoint()
-        .ok_or_else(|| refused("the inclusion proof has no checkpoint"))
+    proof.checkpoint.checkpoint().ok_or_else(|| refused("the inclusion proof has no checkpoint"))
 }
 
 /// Whether the note's text is nothing but its signed part and its signature lines (C2SP signed-note).
@@ -136,11 +125,7 @@ pub(crate) fn verify_inclusion(
 }
 
 /// The Merkle proof (RFC 9162 §2.1.3) up to the root of a checkpoint that the log signed.
-fn verify_proof(
-    entry: &TransparencyLogEntry,
-    proof: &InclusionProof,
-    log: &Log,
-) -> Result<(), Refused> {
+fn verify_proof(entry: &TransparencyLogEntry, proof: &InclusionProof, log: &Log) -> Result<(), Refused> {
     let checkpoint = checkpoint(proof)?;
     sigstore_merkle::verify_inclusion_proof(
         &sigstore_merkle::hash_leaf(entry.canonicalized_body.as_bytes()),
@@ -155,11 +140,7 @@ fn verify_proof(
     }
     let is_signed = signatures_by(checkpoint, entry.log_id.key_id.as_bytes())
         .any(|line| log.verify(checkpoint.signed_data(), &line.signature));
-    if is_signed {
-        Ok(())
-    } else {
-        Err(refused("the checkpoint's signature does not verify"))
-    }
+    if is_signed { Ok(()) } else { Err(refused("the checkpoint's signature does not verify")) }
 }
 
 /// The signed entry timestamp: the log's signature over the canonical JSON (RFC 8785) of the entry.
@@ -168,9 +149,7 @@ fn verify_promise(
     signature: &SignatureBytes,
     log: &Log,
 ) -> Result<OffsetDateTime, Refused> {
-    let time = entry
-        .integrated_time
-        .ok_or_else(|| refused("the entry has no integrated time"))?;
+    let time = entry.integrated_time.ok_or_else(|| refused("the entry has no integrated time"))?;
     if !log.was_valid_at(time.as_nanosecond()) {
         return Err(refused("the log was not trusted at the integrated time"));
     }
@@ -200,8 +179,7 @@ pub(crate) fn verify_body(
     artifact: &HashedArtifact<'_>,
     key: &PublicKey,
 ) -> Result<(), Refused> {
-    let body =
-        json::parse(entry.canonicalized_body.as_bytes(), MAX_DEPTH).or_refused(Check::LogEntry)?;
+    let body = json::parse(entry.canonicalized_body.as_bytes(), MAX_DEPTH).or_refused(Check::LogEntry)?;
     let kind = entry.kind_version;
     if body["apiVersion"] != kind.version() || body["kind"] != kind.kind() {
         return Err(refused("the entry's body is of another kind"));
@@ -209,56 +187,28 @@ pub(crate) fn verify_body(
     let spec = &body["spec"];
     let agreement = match (kind, content) {
         (KindVersion::HashedRekordV001, SignatureContent::MessageSignature(message)) => {
-            hashedrekord_v1(
-                spec,
-                &message.signature,
-                |algorithm| artifact.digest(algorithm),
-                key,
-            )
+            hashedrekord_v1(spec, &message.signature, |algorithm| artifact.digest(algorithm), key)
         }
         (KindVersion::HashedRekordV001, SignatureContent::DsseEnvelope(envelope)) => {
             let encoded = envelope.pae();
-            hashedrekord_v1(
-                spec,
-                &envelope.signature.sig,
-                |algorithm| digest(algorithm, &encoded),
-                key,
-            )
+            hashedrekord_v1(spec, &envelope.signature.sig, |algorithm| digest(algorithm, &encoded), key)
         }
         (KindVersion::HashedRekordV002, SignatureContent::MessageSignature(message)) => {
-            hashedrekord_v2(
-                spec,
-                &message.signature,
-                |algorithm| artifact.digest(algorithm),
-                key,
-            )
+            hashedrekord_v2(spec, &message.signature, |algorithm| artifact.digest(algorithm), key)
         }
         (KindVersion::HashedRekordV002, SignatureContent::DsseEnvelope(envelope)) => {
             let encoded = envelope.pae();
-            hashedrekord_v2(
-                spec,
-                &envelope.signature.sig,
-                |algorithm| digest(algorithm, &encoded),
-                key,
-            )
+            hashedrekord_v2(spec, &envelope.signature.sig, |algorithm| digest(algorithm, &encoded), key)
         }
-        (KindVersion::DsseV001, SignatureContent::DsseEnvelope(envelope)) => {
-            dsse(spec, envelope, key)
-        }
-        (KindVersion::IntotoV002, SignatureContent::DsseEnvelope(envelope)) => {
-            intoto(spec, envelope, key)
-        }
+        (KindVersion::DsseV001, SignatureContent::DsseEnvelope(envelope)) => dsse(spec, envelope, key),
+        (KindVersion::IntotoV002, SignatureContent::DsseEnvelope(envelope)) => intoto(spec, envelope, key),
         _ => {
-            return Err(refused(
-                "an entry of this kind does not record this form of signature",
-            ));
+            return Err(refused("an entry of this kind does not record this form of signature"));
         }
     };
     match agreement {
         Some(true) => Ok(()),
-        Some(false) => Err(refused(
-            "the entry records another signature, key or digest",
-        )),
+        Some(false) => Err(refused("the entry records another signature, key or digest")),
         None => Err(refused("the entry's body is malformed")),
     }
 }

@@ -64,10 +64,7 @@ impl PublicationBundle {
         for name in files.keys().filter(|name| !KNOWN.contains(&name.as_str())) {
             faults.add(&[name], "not a file of a publication bundle");
         }
-        for name in REQUIRED
-            .into_iter()
-            .filter(|name| !files.contains_key(*name))
-        {
+        for name in REQUIRED.into_iter().filter(|name| !files.contains_key(*name)) {
             faults.add(&[name], "missing");
         }
         let manifest = match files.get(MANIFEST).map(|bytes| parse_manifest(bytes)) {
@@ -78,22 +75,12 @@ impl PublicationBundle {
             }
             None => return Err(faults.0),
         };
-        if manifest
-            .get("schema_version")
-            .is_none_or(|version| version != SCHEMA_VERSION)
-        {
-            faults.add(
-                &[MANIFEST, "schema_version"],
-                format_args!("must be {SCHEMA_VERSION:?}"),
-            );
+        if manifest.get("schema_version").is_none_or(|version| version != SCHEMA_VERSION) {
+            faults.add(&[MANIFEST, "schema_version"], format_args!("must be {SCHEMA_VERSION:?}"));
         }
         check_listing(&manifest, &files, &mut faults);
         check_signature_block(&manifest, &mut faults);
-        if faults.0.is_empty() {
-            Ok(Self { files, manifest })
-        } else {
-            Err(faults.0)
-        }
+        if faults.0.is_empty() { Ok(Self { files, manifest }) } else { Err(faults.0) }
     }
 
     /// The signed bytes.
@@ -108,9 +95,7 @@ impl PublicationBundle {
 
     /// Every file by name, the manifest included.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.files
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
 
     fn file(&self, name: &str) -> &[u8] {
@@ -126,11 +111,7 @@ impl PublicationBundle {
         let mut faults = Faults::default();
         self.compare("run_id", &result["run_id"], &mut faults);
         self.compare("timestamp", &result["timestamp"], &mut faults);
-        self.compare(
-            "config_hash",
-            &result["provenance"]["config_hash"],
-            &mut faults,
-        );
+        self.compare("config_hash", &result["provenance"]["config_hash"], &mut faults);
         self.compare("run_status", &run_status(result), &mut faults);
         self.compare_model_ids(result, &mut faults);
         self.compare_scores(result, &mut faults);
@@ -159,10 +140,7 @@ impl PublicationBundle {
             ids
         };
         let stated = self.stated("model_ids");
-        if stated
-            .as_array()
-            .is_none_or(|stated| in_order(stated) != in_order(&signed))
-        {
+        if stated.as_array().is_none_or(|stated| in_order(stated) != in_order(&signed)) {
             faults.add_difference(&[MANIFEST, "model_ids"], stated, &Value::Array(signed));
         }
     }
@@ -171,49 +149,30 @@ impl PublicationBundle {
     fn compare_scores(&self, result: &Value, faults: &mut Faults) {
         let member = "model_scores_summary";
         let stated = self.stated(member);
-        let signed = result["model_scores"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
+        let signed = result["model_scores"].as_array().map_or(&[][..], Vec::as_slice);
         let summaries = match stated {
             Value::Null => &[][..],
             Value::Array(summaries) => summaries.as_slice(),
             _ => return faults.add(&[MANIFEST, member], "must be a list"),
         };
         if summaries.len() != signed.len() {
-            let detail = format!(
-                "has {} models, the signed result {}",
-                summaries.len(),
-                signed.len()
-            );
+            let detail = format!("has {} models, the signed result {}", summaries.len(), signed.len());
             faults.add(&[MANIFEST, member], detail);
         }
         let mut seen = Vec::new();
         for (index, summary) in summaries.iter().enumerate() {
             let index = index.to_string();
-            let scores = signed
-                .iter()
-                .find(|scores| scores["model_id"] == summary["model_id"]);
+            let scores = signed.iter().find(|scores| scores["model_id"] == summary["model_id"]);
             let (Some(scores), Some(summary)) = (scores, summary.as_object()) else {
-                faults.add(
-                    &[MANIFEST, member, &index],
-                    "the signed result has no scores of this model",
-                );
+                faults.add(&[MANIFEST, member, &index], "the signed result has no scores of this model");
                 continue;
             };
             if seen.contains(&&scores["model_id"]) {
-                faults.add(
-                    &[MANIFEST, member, &index],
-                    "a second summary of this model",
-                );
+                faults.add(&[MANIFEST, member, &index], "a second summary of this model");
             }
             seen.push(&scores["model_id"]);
             for (key, stated) in summary {
-                compare(
-                    &[MANIFEST, member, &index, key],
-                    stated,
-                    &scores[key],
-                    faults,
-                );
+                compare(&[MANIFEST, member, &index, key], stated, &scores[key], faults);
             }
         }
     }
@@ -231,14 +190,9 @@ fn parse_manifest(bytes: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 /// Every listed file is there with its hash, and every file but the manifest is listed.
-fn check_listing(
-    manifest: &Map<String, Value>,
-    files: &BTreeMap<String, Vec<u8>>,
-    faults: &mut Faults,
-) {
+fn check_listing(manifest: &Map<String, Value>, files: &BTreeMap<String, Vec<u8>>, faults: &mut Faults) {
     let Some(listing) = manifest.get("files").and_then(listing) else {
-        let detail =
-            "must be {name: {\"sha256\": hex}}, {name: hex} or [{\"path\": name, \"sha256\": hex}]";
+        let detail = "must be {name: {\"sha256\": hex}}, {name: hex} or [{\"path\": name, \"sha256\": hex}]";
         return faults.add(&[MANIFEST, "files"], detail);
     };
     let mut listed = Vec::new();
@@ -249,9 +203,7 @@ fn check_listing(
             continue;
         }
         listed.push(name);
-        let claimed = hash
-            .and_then(hex::decode)
-            .filter(|digest| digest.len() == 32);
+        let claimed = hash.and_then(hex::decode).filter(|digest| digest.len() == 32);
         match (files.get(name).filter(|_| name != MANIFEST), claimed) {
             _ if !KNOWN.contains(&name) || name == MANIFEST => {
                 faults.add(&pointer, "not a file a manifest may list");
@@ -264,10 +216,7 @@ fn check_listing(
             _ => {}
         }
     }
-    for name in files
-        .keys()
-        .filter(|name| *name != MANIFEST && !listed.contains(&name.as_str()))
-    {
+    for name in files.keys().filter(|name| *name != MANIFEST && !listed.contains(&name.as_str())) {
         faults.add(&[name], "not listed in the manifest");
     }
 }
@@ -291,11 +240,7 @@ fn listing(files: &Value) -> Option<Vec<Listed<'_>>> {
             .iter()
             .enumerate()
             .map(|(index, entry)| {
-                Some((
-                    index.to_string(),
-                    entry["path"].as_str()?,
-                    entry["sha256"].as_str(),
-                ))
+                Some((index.to_string(), entry["path"].as_str()?, entry["sha256"].as_str()))
             })
             .collect(),
         _ => None,
@@ -304,23 +249,13 @@ fn listing(files: &Value) -> Option<Vec<Listed<'_>>> {
 
 fn check_signature_block(manifest: &Map<String, Value>, faults: &mut Faults) {
     let block = manifest.get("signature").unwrap_or(&Value::Null);
-    for (member, expected) in [
-        ("kind", "sigstore-bundle"),
-        ("path", SIGNATURE),
-        ("signed_file", RESULT),
-    ] {
+    for (member, expected) in [("kind", "sigstore-bundle"), ("path", SIGNATURE), ("signed_file", RESULT)] {
         if block[member] != expected {
-            faults.add(
-                &[MANIFEST, "signature", member],
-                format_args!("must be {expected:?}"),
-            );
+            faults.add(&[MANIFEST, "signature", member], format_args!("must be {expected:?}"));
         }
     }
     if !block["required"].is_boolean() {
-        faults.add(
-            &[MANIFEST, "signature", "required"],
-            "must be true or false",
-        );
+        faults.add(&[MANIFEST, "signature", "required"], "must be true or false");
     }
 }
 
@@ -330,12 +265,9 @@ fn run_status(result: &Value) -> Value {
         return result["run_status"].clone();
     }
     let worst_first = ["failed", "incomplete", "complete"];
-    let models = result["model_scores"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
-    let worst = worst_first
-        .into_iter()
-        .find(|status| models.iter().any(|scores| scores["status"] == *status));
+    let models = result["model_scores"].as_array().map_or(&[][..], Vec::as_slice);
+    let worst =
+        worst_first.into_iter().find(|status| models.iter().any(|scores| scores["status"] == *status));
     worst.map_or(Value::Null, Value::from)
 }
 
@@ -360,35 +292,13 @@ impl Faults {
         let mut pointer = "/files".to_owned();
         for token in path {
             pointer.push('/');
-            pointer.extend(
-                token
-                    .replace('~', "~0")
-                    .replace('/', "~1")
-                    .chars()
-                    .take(MAX_QUOTE_CHARS),
-            );
+            pointer.extend(token.replace('~', "~0").replace('/', "~1").chars().take(MAX_QUOTE_CHARS));
         }
-        self.0.push(Fault {
-            pointer,
-            detail: detail.to_string(),
-        });
+        self.0.push(Fault { pointer, detail: detail.to_string() });
     }
 
     fn add_difference(&mut self, path: &[&str], stated: &Value, signed: &Value) {
-        let quote = |value: &Value| {
-            value
-                .to_string()
-                .chars()
-                .take(MAX_QUOTE_CHARS)
-                .collect::<String>()
-        };
-        self.add(
-            path,
-            format_args!(
-                "is {}, but {} in the signed result",
-                quote(stated),
-                quote(signed)
-            ),
-        );
+        let quote = |value: &Value| value.to_string().chars().take(MAX_QUOTE_CHARS).collect::<String>();
+        self.add(path, format_args!("is {}, but {} in the signed result", quote(stated), quote(signed)));
     }
 }

@@ -106,9 +106,7 @@ pub(crate) fn by_verifier(error: sigstore_verify::Error) -> Refused {
         }
         Error::TransparencyLog(_) => Check::LogEntry,
         Error::Timestamp(_) => Check::Timestamp,
-        Error::InvalidTrustRoot(_) | Error::TrustRoot(_) | Error::TrustedCertificate(_) => {
-            Check::TrustedRoot
-        }
+        Error::InvalidTrustRoot(_) | Error::TrustRoot(_) | Error::TrustedCertificate(_) => Check::TrustedRoot,
         _ => Check::Format,
     };
     Refused::new(check, error)

@@ -10,10 +10,7 @@ use crate::{hex, json};
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 
 /// Statement versions, which agree in what a subject is.
-const TYPES: [&str; 2] = [
-    "https://in-toto.io/Statement/v1",
-    "https://in-toto.io/Statement/v0.1",
-];
+const TYPES: [&str; 2] = ["https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"];
 
 /// Digests of a subject that are compared, by their names in a statement.
 const ALGORITHMS: [(&str, HashAlgorithm); 3] = [
@@ -34,17 +31,13 @@ impl Statement {
         if envelope.payload_type != PAYLOAD_TYPE {
             return Err(format("the envelope's payload is not an in-toto statement"));
         }
-        let statement = json::parse(envelope.payload.as_bytes(), MAX_STATEMENT_DEPTH)
-            .or_refused(Check::Format)?;
+        let statement =
+            json::parse(envelope.payload.as_bytes(), MAX_STATEMENT_DEPTH).or_refused(Check::Format)?;
         // Another version may mean something else by the same members.
         if !TYPES.iter().any(|known| statement["_type"] == *known) {
-            return Err(format(
-                "the statement's _type is not in-toto Statement v1 or v0.1",
-            ));
+            return Err(format("the statement's _type is not in-toto Statement v1 or v0.1"));
         }
-        let subjects = statement["subject"]
-            .as_array()
-            .filter(|subjects| !subjects.is_empty());
+        let subjects = statement["subject"].as_array().filter(|subjects| !subjects.is_empty());
         let subjects = subjects.ok_or_else(|| format("the statement has no subject"))?;
         if subjects.len() > MAX_SUBJECTS {
             return Err(Refused::new(
@@ -53,9 +46,7 @@ impl Statement {
             ));
         }
         let subjects = subjects.iter().map(known_digests).collect::<Option<_>>();
-        Ok(Self {
-            subjects: subjects.ok_or_else(|| format("a subject's digest is malformed"))?,
-        })
+        Ok(Self { subjects: subjects.ok_or_else(|| format("a subject's digest is malformed"))? })
     }
 
     /// Whether some subject is the artifact: every digest of it that can be computed agrees, and at least
@@ -77,19 +68,13 @@ impl Statement {
     }
 
     fn has_digest_by(&self, algorithm: HashAlgorithm) -> bool {
-        self.subjects
-            .iter()
-            .flatten()
-            .any(|(known, _)| *known == algorithm)
+        self.subjects.iter().flatten().any(|(known, _)| *known == algorithm)
     }
 
     /// Whether each subject has a SHA-256 digest, so that nothing else is needed to find the artifact.
     pub(crate) fn has_sha256(&self) -> bool {
-        let is_sha256 =
-            |(algorithm, _): &(HashAlgorithm, Vec<u8>)| *algorithm == HashAlgorithm::Sha2256;
-        self.subjects
-            .iter()
-            .all(|digests| digests.iter().any(is_sha256))
+        let is_sha256 = |(algorithm, _): &(HashAlgorithm, Vec<u8>)| *algorithm == HashAlgorithm::Sha2256;
+        self.subjects.iter().all(|digests| digests.iter().any(is_sha256))
     }
 }
 

@@ -55,21 +55,11 @@ impl TrustedRoot {
             serde_json::from_value(json).or_refused(Check::TrustedRoot)?;
         let verifier = Verifier::new(&material).or_refused(Check::TrustedRoot)?;
         let logs = material.tlogs.iter().map(|log| {
-            let key = VerificationKey::from_spki(&log.public_key.raw_bytes)
-                .or_refused(Check::TrustedRoot)?;
-            Ok(Log {
-                id: log.log_id.key_id.as_bytes().to_vec(),
-                key,
-                trusted: log.public_key.valid_for,
-            })
+            let key = VerificationKey::from_spki(&log.public_key.raw_bytes).or_refused(Check::TrustedRoot)?;
+            Ok(Log { id: log.log_id.key_id.as_bytes().to_vec(), key, trusted: log.public_key.valid_for })
         });
         let logs = logs.collect::<Result<_, Refused>>()?;
-        Ok(Self {
-            material,
-            verifier,
-            logs,
-            sha256: *sha256(bytes).as_bytes(),
-        })
+        Ok(Self { material, verifier, logs, sha256: *sha256(bytes).as_bytes() })
     }
 
     /// SHA-256 of the JSON text it was parsed from.
@@ -86,14 +76,8 @@ impl TrustedRoot {
         let root = &self.material;
         let logs = root.tlogs.iter().map(|log| log.public_key.valid_for);
         let ct_logs = root.ctlogs.iter().map(|log| log.public_key.valid_for);
-        let authorities = root
-            .certificate_authorities
-            .iter()
-            .map(|authority| authority.valid_for);
-        let timestamp_authorities = root
-            .timestamp_authorities
-            .iter()
-            .map(|authority| authority.valid_for);
+        let authorities = root.certificate_authorities.iter().map(|authority| authority.valid_for);
+        let timestamp_authorities = root.timestamp_authorities.iter().map(|authority| authority.valid_for);
         logs.chain(ct_logs)
             .chain(authorities)
             .chain(timestamp_authorities)
@@ -109,11 +93,7 @@ impl TrustedRoot {
 
 impl fmt::Debug for TrustedRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "TrustedRoot(sha256:{})",
-            crate::hex::encode(&self.sha256)
-        )
+        write!(f, "TrustedRoot(sha256:{})", crate::hex::encode(&self.sha256))
     }
 }
 
@@ -126,16 +106,13 @@ impl Log {
     /// earlier, and a checkpoint does not say when that was.
     pub(crate) fn has_started(&self) -> bool {
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
-        self.trusted
-            .is_none_or(|range| range.start.as_nanosecond() <= now)
+        self.trusted.is_none_or(|range| range.start.as_nanosecond() <= now)
     }
 
     pub(crate) fn was_valid_at(&self, unix_nanos: i128) -> bool {
         self.trusted.is_none_or(|range| {
             range.start.as_nanosecond() <= unix_nanos
-                && range
-                    .end
-                    .is_none_or(|end| unix_nanos <= end.as_nanosecond())
+                && range.end.is_none_or(|end| unix_nanos <= end.as_nanosecond())
         })
     }
 }

@@ -38,9 +38,6 @@ pub enum Refusal {
     /// No IAM context: the request did not come through the gateway's authorizer.
     #[error("the request carries no IAM identity")]
     NotAnAdmin,
-    /// Part of the contract that is still to be built.
-    #[error("{0} is not built yet")]
-    NotImplemented(&'static str),
     /// Not a route of this function.
     #[error("there is no such route")]
     NoSuchRoute,
@@ -94,7 +91,6 @@ impl Refusal {
             }
             Self::Unauthenticated(_) => (401, "unauthenticated", "The request is not authenticated"),
             Self::NotAnAdmin => (403, "not_an_admin", "The request carries no IAM identity"),
-            Self::NotImplemented(_) => (501, "not_implemented", "This is not built yet"),
             Self::NoSuchRoute => (404, "no_such_route", "There is no such route"),
         };
         Problem { status, code, title }

@@ -124,12 +124,15 @@ impl SigningKeys {
 
     async fn read(&self, secrets: &Secrets) -> Result<ServiceKeys, Error> {
         let json = match &self.source {
-            SigningKeysSource::File(path) => tokio::fs::read_to_string(path)
-                .await
-                .map_err(|error| Error::Internal(format!("reading {path}: {error}")))?,
+            SigningKeysSource::File(path) => read_file(path).await?,
             SigningKeysSource::Secret(secret) => secrets.read(secret).await?,
             SigningKeysSource::None => return Err(Error::Internal("no signing keys are configured".into())),
         };
         ServiceKeys::from_jwk_set(&json).map_err(|refused| Error::Internal(refused.to_string()))
     }
+}
+
+/// Reads what stands in for a secret on a machine of one's own.
+pub(crate) async fn read_file(path: &str) -> Result<String, Error> {
+    tokio::fs::read_to_string(path).await.map_err(|error| Error::Internal(format!("reading {path}: {error}")))
 }

@@ -2,8 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bakeoff_attestation::{
-    Artifact, Attested, Bundle, Material, PublicKey, Refused, TrustedRoot, verify_keyed,
-    verify_keyless,
+    Artifact, Attested, Bundle, Material, PublicKey, Refused, TrustedRoot, verify_keyed, verify_keyless,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -49,19 +48,14 @@ impl Case {
     pub(crate) fn read(folder: &Path) -> Self {
         let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
         let bytes = |name: &str| fs::read(folder.join(name)).ok();
-        let signed = bytes("artifact")
-            .or_else(|| bytes("result.json"))
-            .map(Signed::Bytes);
-        let signed =
-            signed.unwrap_or_else(|| Signed::Digest(parse_digest(&text("digest").unwrap())));
+        let signed = bytes("artifact").or_else(|| bytes("result.json")).map(Signed::Bytes);
+        let signed = signed.unwrap_or_else(|| Signed::Digest(parse_digest(&text("digest").unwrap())));
         let bundle = bytes("bundle.sigstore.json").or_else(|| bytes("signature.sigstore.json"));
         let raw_key = || {
             let raw = STANDARD.decode(text("key.raw.b64")?.trim()).unwrap();
             Some(PublicKey::ed25519(&raw.try_into().unwrap()).unwrap())
         };
-        let key = text("key.pub")
-            .map(|pem| PublicKey::from_pem(&pem).unwrap())
-            .or_else(raw_key);
+        let key = text("key.pub").map(|pem| PublicKey::from_pem(&pem).unwrap()).or_else(raw_key);
         Self {
             name: folder.file_name().unwrap().to_str().unwrap().to_owned(),
             bundle: bundle.unwrap(),
@@ -79,10 +73,7 @@ impl Case {
 
     /// Those that verify.
     pub(crate) fn accepted() -> Vec<Self> {
-        Self::all()
-            .into_iter()
-            .filter(|case| !case.name.ends_with("_fail"))
-            .collect()
+        Self::all().into_iter().filter(|case| !case.name.ends_with("_fail")).collect()
     }
 
     pub(crate) fn verify(&self) -> Result<Attested, Refused> {
@@ -92,10 +83,7 @@ impl Case {
     /// Verifies another bundle or another artifact by this case's signer.
     pub(crate) fn verify_other(&self, bundle: &[u8], signed: &Signed) -> Result<Attested, Refused> {
         let bundle = Bundle::parse(bundle)?;
-        let root = self
-            .root
-            .as_ref()
-            .unwrap_or_else(|| TrustedRoot::embedded());
+        let root = self.root.as_ref().unwrap_or_else(|| TrustedRoot::embedded());
         match &self.key {
             Some(key) => verify_keyed(&bundle, signed.as_artifact(), key, root),
             None => verify_keyless(&bundle, signed.as_artifact(), root),
@@ -103,11 +91,7 @@ impl Case {
     }
 
     pub(crate) fn material(&self) -> Material {
-        if self.key.is_some() {
-            Material::PublicKey
-        } else {
-            Material::Certificate
-        }
+        if self.key.is_some() { Material::PublicKey } else { Material::Certificate }
     }
 }
 
@@ -116,9 +100,7 @@ pub(crate) fn fixtures() -> PathBuf {
 }
 
 pub(crate) fn folders() -> Vec<PathBuf> {
-    let entries = fs::read_dir(fixtures())
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
     folders.sort();
     folders

@@ -23,11 +23,7 @@ fn text(path: &Path) -> Option<String> {
 /// The arguments the conformance suite would give for a folder.
 fn arguments(folder: &Path) -> Vec<String> {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let mut arguments = vec![
-        "verify-bundle".to_owned(),
-        "--bundle".to_owned(),
-        path("bundle.sigstore.json"),
-    ];
+    let mut arguments = vec!["verify-bundle".to_owned(), "--bundle".to_owned(), path("bundle.sigstore.json")];
     if folder.join("key.pub").exists() {
         arguments.extend(["--key".to_owned(), path("key.pub")]);
     } else {
@@ -45,30 +41,16 @@ fn arguments(folder: &Path) -> Vec<String> {
 
 #[test]
 fn every_case_is_as_its_name_says() {
-    let cases: Vec<_> = folders()
-        .into_iter()
-        .filter(|folder| folder.join("bundle.sigstore.json").exists())
-        .collect();
+    let cases: Vec<_> =
+        folders().into_iter().filter(|folder| folder.join("bundle.sigstore.json").exists()).collect();
     assert_eq!(cases.len(), 14);
     for folder in cases {
         let arguments = arguments(&folder);
         let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        let expected = if folder.to_str().unwrap().ends_with("_fail") {
-            1
-        } else {
-            0
-        };
-        assert_eq!(
-            output.status.code(),
-            Some(expected),
-            "{folder:?}: {output:?}"
-        );
+        let expected = if folder.to_str().unwrap().ends_with("_fail") { 1 } else { 0 };
+        assert_eq!(output.status.code(), Some(expected), "{folder:?}: {output:?}");
         if expected == 1 {
-            assert_eq!(
-                String::from_utf8(output.stderr).unwrap().lines().count(),
-                1,
-                "{folder:?}"
-            );
+            assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1, "{folder:?}");
         }
     }
 }
@@ -79,28 +61,11 @@ fn misuse_is_refused() {
     let arguments = arguments(&folder);
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     assert!(run(&arguments).status.success());
-    let both = [
-        &arguments[..],
-        &[
-            "--certificate-identity",
-            "a",
-            "--certificate-oidc-issuer",
-            "b",
-        ],
-    ]
-    .concat();
+    let both = [&arguments[..], &["--certificate-identity", "a", "--certificate-oidc-issuer", "b"]].concat();
     let twice = [&arguments[..], &["--key", "a"]].concat();
     let unknown = [&arguments[..], &["--insecure"]].concat();
     let two_files = [&arguments[..], &["b"]].concat();
-    for wrong in [
-        &both[..],
-        &twice,
-        &unknown,
-        &two_files,
-        &arguments[..3],
-        &arguments[1..],
-        &[],
-    ] {
+    for wrong in [&both[..], &twice, &unknown, &two_files, &arguments[..3], &arguments[1..], &[]] {
         assert_eq!(run(wrong).status.code(), Some(1), "{wrong:?}");
     }
 }

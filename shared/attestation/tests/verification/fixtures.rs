@@ -6,10 +6,7 @@ use sha2::{Digest as _, Sha256};
 use crate::case::{Case, Signed};
 
 fn named(name: &str) -> Case {
-    Case::all()
-        .into_iter()
-        .find(|case| case.name == name)
-        .unwrap()
+    Case::all().into_iter().find(|case| case.name == name).unwrap()
 }
 
 #[test]
@@ -21,24 +18,21 @@ fn every_case_is_as_its_name_says() {
         let name = &case.name;
         // The case for a wrong identity verifies; its identity is another, which is for the caller to see.
         let is_expected =
-            outcome
-                .as_ref()
-                .is_ok_and(|attested| match (&case.identity, attested.identity()) {
-                    (Some((issuer, subject)), Some(found)) => {
-                        found.issuer() == issuer && found.subject() == subject
-                    }
-                    _ => true,
-                });
+            outcome.as_ref().is_ok_and(|attested| match (&case.identity, attested.identity()) {
+                (Some((issuer, subject)), Some(found)) => {
+                    found.issuer() == issuer && found.subject() == subject
+                }
+                _ => true,
+            });
         assert_eq!(is_expected, !name.ends_with("_fail"), "{name}: {outcome:?}");
     }
 }
 
 #[test]
 fn each_refusal_names_its_check() {
-    for (name, check) in [
-        ("ed25519-pure-tampered-artifact_fail", Check::Signature),
-        ("ed25519-wrong-hint_fail", Check::Key),
-    ] {
+    for (name, check) in
+        [("ed25519-pure-tampered-artifact_fail", Check::Signature), ("ed25519-wrong-hint_fail", Check::Key)]
+    {
         assert_eq!(named(name).verify().unwrap_err().check(), check, "{name}");
     }
 }
@@ -49,25 +43,13 @@ fn what_was_verified_is_told() {
         let attested = case.verify().unwrap();
         let name = &case.name;
         assert_eq!(attested.material(), case.material(), "{name}");
-        assert_eq!(
-            attested.material(),
-            Bundle::parse(&case.bundle).unwrap().material(),
-            "{name}"
-        );
-        let form = if name.contains("dsse") {
-            Form::Dsse
-        } else {
-            Form::Message
-        };
+        assert_eq!(attested.material(), Bundle::parse(&case.bundle).unwrap().material(), "{name}");
+        let form = if name.contains("dsse") { Form::Dsse } else { Form::Message };
         assert_eq!(attested.form(), form, "{name}");
         assert_eq!(attested.digest(), case.signed.sha256(), "{name}");
-        let root = case
-            .root
-            .as_ref()
-            .unwrap_or_else(|| TrustedRoot::embedded());
+        let root = case.root.as_ref().unwrap_or_else(|| TrustedRoot::embedded());
         assert_eq!(attested.trusted_root(), root.sha256(), "{name}");
-        let is_logged =
-            name.contains("rekor") && !name.contains("norekor") || name == "bundle-one-prompt";
+        let is_logged = name.contains("rekor") && !name.contains("norekor") || name == "bundle-one-prompt";
         assert_eq!(attested.log_entries(), usize::from(is_logged), "{name}");
         assert_eq!(attested.verified_times().is_empty(), !is_logged, "{name}");
     }
@@ -92,26 +74,17 @@ fn a_digest_stands_for_the_artifact_where_the_key_hashes_it() {
         let Signed::Bytes(bytes) = &case.signed else {
             continue;
         };
-        let outcome =
-            case.verify_other(&case.bundle, &Signed::Digest(Sha256::digest(bytes).into()));
+        let outcome = case.verify_other(&case.bundle, &Signed::Digest(Sha256::digest(bytes).into()));
         // Ed25519 signs the message itself, or a SHA-512 of it.
         let is_ed25519_message =
             case.key.is_some() && !case.name.contains("dsse") && !case.name.contains("p256");
-        assert_eq!(
-            outcome.is_err(),
-            is_ed25519_message,
-            "{}: {outcome:?}",
-            case.name
-        );
+        assert_eq!(outcome.is_err(), is_ed25519_message, "{}: {outcome:?}", case.name);
     }
 }
 
 #[test]
 fn another_trusted_root_refuses_all_evidence() {
-    for case in Case::accepted()
-        .into_iter()
-        .filter(|case| case.root.is_some())
-    {
+    for case in Case::accepted().into_iter().filter(|case| case.root.is_some()) {
         let bundle = Bundle::parse(&case.bundle).unwrap();
         let Signed::Bytes(bytes) = &case.signed else {
             continue;
@@ -137,18 +110,8 @@ fn the_material_decides_who_may_verify() {
     assert_eq!(of_keyless.material(), Material::Certificate);
     let root = keyless.root.as_ref().unwrap();
     let artifact = Artifact::Sha256([0; 32]);
-    assert_eq!(
-        verify_keyed(&of_keyless, artifact, key, root)
-            .unwrap_err()
-            .check(),
-        Check::Key
-    );
-    assert_eq!(
-        verify_keyless(&of_keyed, artifact, root)
-            .unwrap_err()
-            .check(),
-        Check::Certificate
-    );
+    assert_eq!(verify_keyed(&of_keyless, artifact, key, root).unwrap_err().check(), Check::Key);
+    assert_eq!(verify_keyless(&of_keyed, artifact, root).unwrap_err().check(), Check::Certificate);
 }
 
 #[test]

@@ -25,26 +25,17 @@ const KINDS: [(&str, &str, bool); 7] = [
 pub(crate) fn cases() -> Vec<Case> {
     let log = LogKey::new();
     let signers = || [Key::ed25519(false), Key::ed25519(true), Key::p256()];
-    KINDS
-        .iter()
-        .flat_map(|kind| signers().map(|key| case(*kind, &key, &log)))
-        .collect()
+    KINDS.iter().flat_map(|kind| signers().map(|key| case(*kind, &key, &log))).collect()
 }
 
 enum Key {
-    Ed25519 {
-        key: Box<SigningKey>,
-        prehashed: bool,
-    },
+    Ed25519 { key: Box<SigningKey>, prehashed: bool },
     P256(KeyPair),
 }
 
 impl Key {
     fn ed25519(prehashed: bool) -> Self {
-        Self::Ed25519 {
-            key: Box::new(SigningKey::from_bytes(&[42; 32])),
-            prehashed,
-        }
+        Self::Ed25519 { key: Box::new(SigningKey::from_bytes(&[42; 32])), prehashed }
     }
 
     fn p256() -> Self {
@@ -53,29 +44,18 @@ impl Key {
 
     fn sign(&self, message: &[u8]) -> Vec<u8> {
         match self {
-            Self::Ed25519 {
-                key,
-                prehashed: false,
-            } => key.sign(message).to_vec(),
-            Self::Ed25519 {
-                key,
-                prehashed: true,
-            } => key
-                .sign_prehashed(Sha512::new_with_prefix(message), None)
-                .unwrap()
-                .to_vec(),
+            Self::Ed25519 { key, prehashed: false } => key.sign(message).to_vec(),
+            Self::Ed25519 { key, prehashed: true } => {
+                key.sign_prehashed(Sha512::new_with_prefix(message), None).unwrap().to_vec()
+            }
             Self::P256(key) => key.sign(message).unwrap().into_bytes(),
         }
     }
 
     fn public(&self) -> PublicKey {
         match self {
-            Self::Ed25519 { key, .. } => {
-                PublicKey::ed25519(key.verifying_key().as_bytes()).unwrap()
-            }
-            Self::P256(key) => {
-                PublicKey::from_pem(&key.public_key_der().unwrap().to_pem()).unwrap()
-            }
+            Self::Ed25519 { key, .. } => PublicKey::ed25519(key.verifying_key().as_bytes()).unwrap(),
+            Self::P256(key) => PublicKey::from_pem(&key.public_key_der().unwrap().to_pem()).unwrap(),
         }
     }
 
@@ -86,12 +66,8 @@ impl Key {
 
     fn details(&self) -> &'static str {
         match self {
-            Self::Ed25519 {
-                prehashed: false, ..
-            } => "PKIX_ED25519",
-            Self::Ed25519 {
-                prehashed: true, ..
-            } => "PKIX_ED25519_PH",
+            Self::Ed25519 { prehashed: false, .. } => "PKIX_ED25519",
+            Self::Ed25519 { prehashed: true, .. } => "PKIX_ED25519_PH",
             Self::P256(_) => "PKIX_ECDSA_P256_SHA_256",
         }
     }
@@ -99,9 +75,7 @@ impl Key {
     /// The digest cosign would write: SHA-512 where Ed25519ph hashes with it.
     fn hash(&self, message: &[u8]) -> (&'static str, &'static str, Vec<u8>) {
         match self {
-            Self::Ed25519 {
-                prehashed: true, ..
-            } => ("SHA2_512", "sha512", Sha512::digest(message).to_vec()),
+            Self::Ed25519 { prehashed: true, .. } => ("SHA2_512", "sha512", Sha512::digest(message).to_vec()),
             _ => ("SHA2_256", "sha256", Sha256::digest(message).to_vec()),
         }
     }
@@ -180,25 +154,15 @@ impl LogKey {
 }
 
 fn leaf(body: &[u8]) -> Vec<u8> {
-    Sha256::new_with_prefix([0])
-        .chain_update(body)
-        .finalize()
-        .to_vec()
+    Sha256::new_with_prefix([0]).chain_update(body).finalize().to_vec()
 }
 
 fn parent(left: &[u8], right: &[u8]) -> Vec<u8> {
-    Sha256::new_with_prefix([1])
-        .chain_update(left)
-        .chain_update(right)
-        .finalize()
-        .to_vec()
+    Sha256::new_with_prefix([1]).chain_update(left).chain_update(right).finalize().to_vec()
 }
 
 fn case((kind, version, is_envelope): (&str, &str, bool), key: &Key, log: &LogKey) -> Case {
-    let digest: String = Sha256::digest(ARTIFACT)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest: String = Sha256::digest(ARTIFACT).iter().map(|byte| format!("{byte:02x}")).collect();
     let payload = json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": "other", "digest": {"sha256": "00".repeat(32)}},
@@ -209,11 +173,7 @@ fn case((kind, version, is_envelope): (&str, &str, bool), key: &Key, log: &LogKe
     let payload = payload.to_string();
     let payload_type = "application/vnd.in-toto+json";
     let encoded = format!("DSSEv1 28 {payload_type} {} {payload}", payload.len());
-    let message = if is_envelope {
-        encoded.as_bytes()
-    } else {
-        ARTIFACT
-    };
+    let message = if is_envelope { encoded.as_bytes() } else { ARTIFACT };
     let signature = key.sign(message);
     let (bundle_algorithm, _, hash) = key.hash(message);
     let body = body(kind, version, key, message, &signature, &payload);
@@ -255,12 +215,7 @@ fn body(
     signature: &[u8],
     payload: &str,
 ) -> Option<Value> {
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let (v2_algorithm, v1_algorithm, hash) = key.hash(message);
     let pem = STANDARD.encode(key.pem());
     let payload_hash = json!({"algorithm": "sha256", "value": hex(&Sha256::digest(payload))});
@@ -298,15 +253,8 @@ fn body(
 #[test]
 fn every_form_verifies() {
     for case in cases() {
-        let attested = case
-            .verify()
-            .unwrap_or_else(|refused| panic!("{}: {refused}", case.name));
-        assert_eq!(
-            attested.log_entries(),
-            usize::from(!case.name.contains(" / ")),
-            "{}",
-            case.name
-        );
+        let attested = case.verify().unwrap_or_else(|refused| panic!("{}: {refused}", case.name));
+        assert_eq!(attested.log_entries(), usize::from(!case.name.contains(" / ")), "{}", case.name);
     }
 }
 
@@ -317,13 +265,9 @@ fn an_entry_about_something_else_is_refused_though_the_log_holds_it() {
         let case = case(kind, &Key::ed25519(false), &log);
         let mut bundle: Value = serde_json::from_slice(&case.bundle).unwrap();
         let entry = &bundle["verificationMaterial"]["tlogEntries"][0];
-        let body = STANDARD
-            .decode(entry["canonicalizedBody"].as_str().unwrap())
-            .unwrap();
+        let body = STANDARD.decode(entry["canonicalizedBody"].as_str().unwrap()).unwrap();
         let mut body: Value = serde_json::from_slice(&body).unwrap();
-        *body
-            .pointer_mut(pointer)
-            .unwrap_or_else(|| panic!("{pointer}")) = value;
+        *body.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer}")) = value;
         bundle["verificationMaterial"]["tlogEntries"][0] = log.enter(kind.0, kind.1, &body);
         case_with(case, bundle, &log)
     };
@@ -334,77 +278,29 @@ fn an_entry_about_something_else_is_refused_though_the_log_holds_it() {
         (KINDS[0], "/spec/data/hash/value", json!(other_hash())),
         (KINDS[0], "/spec/data/hash/algorithm", json!("md5")),
         (KINDS[0], "/spec/signature/content", json!(other())),
-        (
-            KINDS[0],
-            "/spec/signature/publicKey/content",
-            json!(other_pem()),
-        ),
+        (KINDS[0], "/spec/signature/publicKey/content", json!(other_pem())),
         (KINDS[0], "/kind", json!("rekord")),
         (KINDS[0], "/apiVersion", json!("0.0.2")),
-        (
-            KINDS[1],
-            "/spec/hashedRekordV002/data/digest",
-            json!(STANDARD.encode([1; 32])),
-        ),
-        (
-            KINDS[1],
-            "/spec/hashedRekordV002/signature/content",
-            json!(other()),
-        ),
-        (
-            KINDS[1],
-            "/spec/hashedRekordV002/signature/verifier/publicKey/rawBytes",
-            json!(other()),
-        ),
-        (
-            KINDS[1],
-            "/spec/hashedRekordV002/signature/verifier/keyDetails",
-            json!("PKIX_ECDSA_P256_SHA_256"),
-        ),
-        (
-            KINDS[3],
-            "/spec/hashedRekordV002/data/digest",
-            json!(STANDARD.encode(Sha256::digest(ARTIFACT))),
-        ),
+        (KINDS[1], "/spec/hashedRekordV002/data/digest", json!(STANDARD.encode([1; 32]))),
+        (KINDS[1], "/spec/hashedRekordV002/signature/content", json!(other())),
+        (KINDS[1], "/spec/hashedRekordV002/signature/verifier/publicKey/rawBytes", json!(other())),
+        (KINDS[1], "/spec/hashedRekordV002/signature/verifier/keyDetails", json!("PKIX_ECDSA_P256_SHA_256")),
+        (KINDS[3], "/spec/hashedRekordV002/data/digest", json!(STANDARD.encode(Sha256::digest(ARTIFACT)))),
         (KINDS[4], "/spec/payloadHash/value", json!(other_hash())),
         (KINDS[4], "/spec/signatures/0/signature", json!(other())),
         (KINDS[4], "/spec/signatures/0/verifier", json!(other_pem())),
         (KINDS[4], "/spec/signatures", json!([])),
-        (
-            KINDS[5],
-            "/spec/content/payloadHash/value",
-            json!(other_hash()),
-        ),
-        (
-            KINDS[5],
-            "/spec/content/envelope/payloadType",
-            json!("text/plain"),
-        ),
-        (
-            KINDS[5],
-            "/spec/content/envelope/signatures/0/sig",
-            json!(other()),
-        ),
-        (
-            KINDS[5],
-            "/spec/content/envelope/signatures/0/publicKey",
-            json!(other_pem()),
-        ),
+        (KINDS[5], "/spec/content/payloadHash/value", json!(other_hash())),
+        (KINDS[5], "/spec/content/envelope/payloadType", json!("text/plain")),
+        (KINDS[5], "/spec/content/envelope/signatures/0/sig", json!(other())),
+        (KINDS[5], "/spec/content/envelope/signatures/0/publicKey", json!(other_pem())),
     ];
     for (kind, pointer, value) in edits {
         let refused = edit(kind, pointer, value).verify().unwrap_err();
-        assert_eq!(
-            refused.check(),
-            Check::LogEntry,
-            "{kind:?} {pointer}: {refused}"
-        );
+        assert_eq!(refused.check(), Check::LogEntry, "{kind:?} {pointer}: {refused}");
     }
 }
 
 fn case_with(case: Case, bundle: Value, log: &LogKey) -> Case {
-    Case {
-        bundle: bundle.to_string().into_bytes(),
-        root: Some(log.root()),
-        ..case
-    }
+    Case { bundle: bundle.to_string().into_bytes(), root: Some(log.root()), ..case }
 }

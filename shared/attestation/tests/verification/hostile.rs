@@ -8,26 +8,18 @@ use serde_json::{Value, json};
 use crate::case::Case;
 
 fn bundle(name: &str) -> Value {
-    let case = Case::all()
-        .into_iter()
-        .find(|case| case.name == name)
-        .unwrap();
+    let case = Case::all().into_iter().find(|case| case.name == name).unwrap();
     serde_json::from_slice(&case.bundle).unwrap()
 }
 
 fn check(bundle: &Value) -> Check {
-    Bundle::parse(bundle.to_string().as_bytes())
-        .unwrap_err()
-        .check()
+    Bundle::parse(bundle.to_string().as_bytes()).unwrap_err().check()
 }
 
 /// The bundle with the first item of the list at `pointer` repeated until there are `count`.
 fn repeated(name: &str, pointer: &str, count: usize) -> Value {
     let mut bundle = bundle(name);
-    let items = bundle
-        .pointer_mut(pointer)
-        .and_then(Value::as_array_mut)
-        .unwrap();
+    let items = bundle.pointer_mut(pointer).and_then(Value::as_array_mut).unwrap();
     *items = vec![items.first().cloned().unwrap_or_else(|| json!("AAAA")); count];
     bundle
 }
@@ -41,11 +33,7 @@ fn counts_past_their_bound_are_refused() {
             format!("{material}/x509CertificateChain/certificates"),
             limits::MAX_CERTIFICATES,
         ),
-        (
-            "keyless-msg-rekor1",
-            format!("{material}/tlogEntries"),
-            limits::MAX_LOG_ENTRIES,
-        ),
+        ("keyless-msg-rekor1", format!("{material}/tlogEntries"), limits::MAX_LOG_ENTRIES),
         (
             "py-keyless-msg-rekor1",
             format!("{material}/tlogEntries/0/inclusionProof/hashes"),
@@ -56,24 +44,12 @@ fn counts_past_their_bound_are_refused() {
             format!("{material}/timestampVerificationData/rfc3161Timestamps"),
             limits::MAX_TIMESTAMPS,
         ),
-        (
-            "key-ed25519-dsse-norekor",
-            "/dsseEnvelope/signatures".to_owned(),
-            limits::MAX_SIGNATURES,
-        ),
+        ("key-ed25519-dsse-norekor", "/dsseEnvelope/signatures".to_owned(), limits::MAX_SIGNATURES),
     ] {
-        assert_eq!(
-            check(&repeated(name, &pointer, bound + 1)),
-            Check::Limit,
-            "{pointer}"
-        );
+        assert_eq!(check(&repeated(name, &pointer, bound + 1)), Check::Limit, "{pointer}");
         // Within the bound it is the repetition that is refused.
         if bound > 1 && !pointer.ends_with("hashes") {
-            assert_eq!(
-                check(&repeated(name, &pointer, bound)),
-                Check::Format,
-                "{pointer}"
-            );
+            assert_eq!(check(&repeated(name, &pointer, bound)), Check::Format, "{pointer}");
         }
     }
 }
@@ -83,17 +59,12 @@ fn sizes_and_depths_past_their_bound_are_refused() {
     let long = vec![b' '; limits::MAX_BUNDLE_BYTES + 1];
     assert_eq!(Bundle::parse(&long).unwrap_err().check(), Check::Limit);
     assert_eq!(
-        TrustedRoot::parse(&vec![b' '; limits::MAX_TRUSTED_ROOT_BYTES + 1])
-            .unwrap_err()
-            .check(),
+        TrustedRoot::parse(&vec![b' '; limits::MAX_TRUSTED_ROOT_BYTES + 1]).unwrap_err().check(),
         Check::Limit
     );
     for depth in [limits::MAX_DEPTH + 1, 100_000] {
         let nested = "[".repeat(depth);
-        assert_eq!(
-            Bundle::parse(nested.as_bytes()).unwrap_err().check(),
-            Check::Format
-        );
+        assert_eq!(Bundle::parse(nested.as_bytes()).unwrap_err().check(), Check::Format);
     }
     let statement = |subjects: usize, depth: usize| {
         let subject = json!({"name": "a", "digest": {"sha256": "00".repeat(32)}});
@@ -101,14 +72,8 @@ fn sizes_and_depths_past_their_bound_are_refused() {
             "_type": "https://in-toto.io/Statement/v1", "predicateType": "a",
             "subject": vec![subject; subjects],
         });
-        let predicate = format!(
-            ",\"predicate\":{}{}}}",
-            "[".repeat(depth),
-            "]".repeat(depth)
-        );
-        let statement = statement
-            .to_string()
-            .replace(",\"predicateType\":\"a\"", "");
+        let predicate = format!(",\"predicate\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let statement = statement.to_string().replace(",\"predicateType\":\"a\"", "");
         let statement = format!("{}{predicate}", statement.strip_suffix('}').unwrap());
         let mut bundle = bundle("key-ed25519-dsse-norekor");
         bundle["dsseEnvelope"]["payload"] = STANDARD.encode(statement).into();
@@ -116,18 +81,8 @@ fn sizes_and_depths_past_their_bound_are_refused() {
     };
     assert!(Bundle::parse(statement(limits::MAX_SUBJECTS, 1).to_string().as_bytes()).is_ok());
     assert_eq!(check(&statement(limits::MAX_SUBJECTS + 1, 1)), Check::Limit);
-    assert!(
-        Bundle::parse(
-            statement(1, limits::MAX_STATEMENT_DEPTH - 1)
-                .to_string()
-                .as_bytes()
-        )
-        .is_ok()
-    );
-    assert_eq!(
-        check(&statement(1, limits::MAX_STATEMENT_DEPTH)),
-        Check::Format
-    );
+    assert!(Bundle::parse(statement(1, limits::MAX_STATEMENT_DEPTH - 1).to_string().as_bytes()).is_ok());
+    assert_eq!(check(&statement(1, limits::MAX_STATEMENT_DEPTH)), Check::Format);
 }
 
 #[test]
@@ -138,13 +93,7 @@ fn alternatives_side_by_side_are_refused() {
     two_materials["verificationMaterial"]["publicKey"] = json!({"hint": ""});
     let mut unknown = bundle("keyless-msg-rekor1");
     unknown["verificationMaterial"]["tlogEntries"][0]["note"] = "".into();
-    for bundle in [
-        two_contents,
-        two_materials,
-        unknown,
-        json!([]),
-        json!("bundle"),
-    ] {
+    for bundle in [two_contents, two_materials, unknown, json!([]), json!("bundle")] {
         assert_eq!(check(&bundle), Check::Format);
     }
 }
@@ -154,10 +103,7 @@ fn duplicate_members_are_refused() {
     let text = bundle("key-ed25519-msg-norekor").to_string();
     assert!(Bundle::parse(text.as_bytes()).is_ok());
     let twice = text.replacen("\"mediaType\"", "\"mediaType\":\"\",\"mediaType\"", 1);
-    assert_eq!(
-        Bundle::parse(twice.as_bytes()).unwrap_err().check(),
-        Check::Format
-    );
+    assert_eq!(Bundle::parse(twice.as_bytes()).unwrap_err().check(), Check::Format);
 }
 
 #[test]
@@ -200,16 +146,9 @@ fn keys_of_other_kinds_are_refused() {
     // A P-384 point (all zero: its kind is refused before it is looked at).
     let algorithm = b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
     let p384 = [b"\x30\x76", &algorithm[..], b"\x03\x62\x00\x04", &[0; 96]].concat();
-    let p384 = format!(
-        "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
-        STANDARD.encode(p384)
-    );
+    let p384 = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(p384));
     for pem in ["", "key", certificate, &p384] {
-        assert_eq!(
-            PublicKey::from_pem(pem).unwrap_err().check(),
-            Check::Key,
-            "{pem}"
-        );
+        assert_eq!(PublicKey::from_pem(pem).unwrap_err().check(), Check::Key, "{pem}");
     }
 }
 
@@ -223,11 +162,6 @@ fn malformed_roots_are_refused() {
             "publicKey": {"rawBytes": "AAAA", "keyDetails": "a"},
         }]}),
     ] {
-        assert_eq!(
-            TrustedRoot::parse(root.to_string().as_bytes())
-                .unwrap_err()
-                .check(),
-            Check::TrustedRoot
-        );
+        assert_eq!(TrustedRoot::parse(root.to_string().as_bytes()).unwrap_err().check(), Check::TrustedRoot);
     }
 }

@@ -14,9 +14,8 @@ fn all_forms() -> impl Iterator<Item = Case> {
 /// How many bytes to go on from one change to the next: every byte for one case of each form, some for
 /// further cases of a form.
 fn stride(case: &Case) -> usize {
-    let is_further = ["py-", "bundle-", "public-good-", "PKIX_ECDSA"]
-        .iter()
-        .any(|maker| case.name.starts_with(maker));
+    let is_further =
+        ["py-", "bundle-", "public-good-", "PKIX_ECDSA"].iter().any(|maker| case.name.starts_with(maker));
     if is_further { 13 } else { 1 }
 }
 
@@ -31,18 +30,10 @@ fn assert_refused(case: &Case, mutant: &Value, what: &str, harmless: bool) {
         Err(_) => {}
         Ok(attested) if harmless => {
             let original = case.verify().unwrap();
-            assert_eq!(
-                attested.digest(),
-                original.digest(),
-                "{}: {what}",
-                case.name
-            );
+            assert_eq!(attested.digest(), original.digest(), "{}: {what}", case.name);
             let times = original.verified_times();
             assert!(
-                attested
-                    .verified_times()
-                    .iter()
-                    .all(|time| times.contains(time)),
+                attested.verified_times().iter().all(|time| times.contains(time)),
                 "{}: {what}",
                 case.name
             );
@@ -54,24 +45,16 @@ fn assert_refused(case: &Case, mutant: &Value, what: &str, harmless: bool) {
 /// JSON pointers of everything below a value.
 fn pointers(value: &Value) -> Vec<String> {
     let below = |token: String, member: &Value| {
-        let inner = pointers(member)
-            .into_iter()
-            .map(|inner| format!("/{token}{inner}"))
-            .collect::<Vec<_>>();
-        std::iter::once(format!("/{token}"))
-            .chain(inner)
-            .collect::<Vec<_>>()
+        let inner = pointers(member).into_iter().map(|inner| format!("/{token}{inner}")).collect::<Vec<_>>();
+        std::iter::once(format!("/{token}")).chain(inner).collect::<Vec<_>>()
     };
     match value {
-        Value::Object(members) => members
-            .iter()
-            .flat_map(|(key, member)| below(key.clone(), member))
-            .collect(),
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .flat_map(|(index, item)| below(index.to_string(), item))
-            .collect(),
+        Value::Object(members) => {
+            members.iter().flat_map(|(key, member)| below(key.clone(), member)).collect()
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().flat_map(|(index, item)| below(index.to_string(), item)).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -80,15 +63,7 @@ fn pointers(value: &Value) -> Vec<String> {
 /// own where it is not.
 fn changed_texts(pointer: &str, text: &str) -> Vec<String> {
     let name = pointer.rsplit('/').next().unwrap();
-    let is_plain = [
-        "mediaType",
-        "kind",
-        "version",
-        "algorithm",
-        "payloadType",
-        "envelope",
-    ]
-    .contains(&name)
+    let is_plain = ["mediaType", "kind", "version", "algorithm", "payloadType", "envelope"].contains(&name)
         || name == "logIndex"
         || name == "treeSize"
         || name == "integratedTime";
@@ -103,9 +78,7 @@ fn changed_texts(pointer: &str, text: &str) -> Vec<String> {
         };
         return (0..characters.len()).map(changed).collect();
     }
-    let bytes = STANDARD
-        .decode(text)
-        .unwrap_or_else(|error| panic!("{pointer} {text}: {error}"));
+    let bytes = STANDARD.decode(text).unwrap_or_else(|error| panic!("{pointer} {text}: {error}"));
     let changed = |index: usize| {
         let mut bytes = bytes.clone();
         bytes[index] = flip(index, bytes[index]);
@@ -113,10 +86,7 @@ fn changed_texts(pointer: &str, text: &str) -> Vec<String> {
     };
     let longer = STANDARD.encode([&bytes[..], &[0]].concat());
     let shorter = STANDARD.encode(&bytes[..bytes.len() - 1]);
-    (0..bytes.len())
-        .map(changed)
-        .chain([longer, shorter, String::new()])
-        .collect()
+    (0..bytes.len()).map(changed).chain([longer, shorter, String::new()]).collect()
 }
 
 /// Changes that leave what is proved as it was.
@@ -149,12 +119,7 @@ fn a_changed_byte_is_refused() {
                 let mut mutant = original.clone();
                 *mutant.pointer_mut(&pointer).unwrap() = changed.clone().into();
                 let what = format!("{pointer} = {changed}");
-                assert_refused(
-                    &case,
-                    &mutant,
-                    &what,
-                    is_harmless_change(&pointer, &changed),
-                );
+                assert_refused(&case, &mutant, &what, is_harmless_change(&pointer, &changed));
             }
         }
     }
@@ -167,9 +132,7 @@ fn is_harmless_loss(case: &Case, pointer: &str, value: &Value) -> bool {
         return true;
     }
     let material = "/verificationMaterial";
-    let is_promised = parsed(case)
-        .pointer(&format!("{material}/tlogEntries/0/inclusionPromise"))
-        .is_some();
+    let is_promised = parsed(case).pointer(&format!("{material}/tlogEntries/0/inclusionPromise")).is_some();
     let is_timestamp = pointer.starts_with(&format!("{material}/timestampVerificationData"));
     match case.key {
         // One vouched time is enough, and the log's promise gives it.
@@ -190,8 +153,7 @@ fn is_harmless_loss(case: &Case, pointer: &str, value: &Value) -> bool {
 fn is_pure_ed25519(name: &str) -> bool {
     let by_harness = name == "bundle-two-prompts";
     let name = name.to_lowercase();
-    by_harness
-        || name.contains("ed25519") && !name.contains("ed25519ph") && !name.contains("ed25519_ph")
+    by_harness || name.contains("ed25519") && !name.contains("ed25519ph") && !name.contains("ed25519_ph")
 }
 
 #[test]
@@ -241,8 +203,7 @@ fn a_bundle_for_another_artifact_is_refused() {
             let mut changed = bytes.clone();
             changed[index] ^= 1;
             assert!(
-                case.verify_other(&case.bundle, &Signed::Bytes(changed))
-                    .is_err(),
+                case.verify_other(&case.bundle, &Signed::Bytes(changed)).is_err(),
                 "{} {index}",
                 case.name
             );
@@ -280,10 +241,7 @@ fn evidence_of_another_bundle_is_refused() {
             }
             for part in ["tlogEntries", "timestampVerificationData"] {
                 let pointer = format!("/verificationMaterial/{part}");
-                let Some(evidence) = donor
-                    .pointer(&pointer)
-                    .filter(|evidence| !is_empty(evidence))
-                else {
+                let Some(evidence) = donor.pointer(&pointer).filter(|evidence| !is_empty(evidence)) else {
                     continue;
                 };
                 let mut mutant = original.clone();
@@ -323,8 +281,7 @@ fn a_changed_character_of_the_text_is_refused_or_means_the_same() {
             mutant["mediaType"] = original["mediaType"].clone();
             let is_token = |pointer: &&String| pointer.ends_with("/signedTimestamp");
             for pointer in pointers(&original).iter().filter(is_token) {
-                if let (Some(changed), Some(value)) =
-                    (mutant.pointer_mut(pointer), original.pointer(pointer))
+                if let (Some(changed), Some(value)) = (mutant.pointer_mut(pointer), original.pointer(pointer))
                 {
                     *changed = value.clone();
                 }

@@ -13,19 +13,8 @@ type Files = BTreeMap<String, Vec<u8>>;
 const NAMES: [&str; 2] = ["bundle-one-prompt", "bundle-two-prompts"];
 
 fn files(name: &str) -> Files {
-    let known = [
-        "result.json",
-        "manifest.json",
-        "summary.md",
-        "dashboard.html",
-        "signature.sigstore.json",
-    ];
-    let read = |file: &str| {
-        (
-            file.to_owned(),
-            fs::read(fixtures().join(name).join(file)).unwrap(),
-        )
-    };
+    let known = ["result.json", "manifest.json", "summary.md", "dashboard.html", "signature.sigstore.json"];
+    let read = |file: &str| (file.to_owned(), fs::read(fixtures().join(name).join(file)).unwrap());
     known.map(read).into()
 }
 
@@ -34,10 +23,7 @@ fn manifest(files: &Files) -> Value {
 }
 
 fn with_manifest(mut files: Files, manifest: &Value) -> Files {
-    files.insert(
-        "manifest.json".to_owned(),
-        manifest.to_string().into_bytes(),
-    );
+    files.insert("manifest.json".to_owned(), manifest.to_string().into_bytes());
     files
 }
 
@@ -52,25 +38,15 @@ fn pointers(files: Files) -> Vec<String> {
 
 #[test]
 fn the_harness_bundles_are_accepted_and_their_signatures_verify() {
-    for (name, material) in NAMES
-        .into_iter()
-        .zip([Material::Certificate, Material::PublicKey])
-    {
+    for (name, material) in NAMES.into_iter().zip([Material::Certificate, Material::PublicKey]) {
         let bundle = PublicationBundle::parse(files(name)).unwrap();
         assert_eq!(bundle.disagreements(&result(&bundle)), []);
         assert_eq!(bundle.files().count(), 5);
-        assert_eq!(
-            Bundle::parse(bundle.signature()).unwrap().material(),
-            material
-        );
+        assert_eq!(Bundle::parse(bundle.signature()).unwrap().material(), material);
         let case = Case::read(&fixtures().join(name));
-        let attested = case
-            .verify_other(bundle.signature(), &Signed::Bytes(bundle.result().to_vec()))
-            .unwrap();
-        assert_eq!(
-            attested.digest(),
-            <[u8; 32]>::from(Sha256::digest(bundle.result()))
-        );
+        let attested =
+            case.verify_other(bundle.signature(), &Signed::Bytes(bundle.result().to_vec())).unwrap();
+        assert_eq!(attested.digest(), <[u8; 32]>::from(Sha256::digest(bundle.result())));
     }
 }
 
@@ -78,22 +54,15 @@ fn the_harness_bundles_are_accepted_and_their_signatures_verify() {
 fn all_three_shapes_of_the_listing_are_read() {
     let files = files(NAMES[0]);
     let listed = manifest(&files)["files"].as_object().unwrap().clone();
-    let texts: Value = listed
-        .iter()
-        .map(|(name, entry)| (name.clone(), entry["sha256"].clone()))
-        .collect();
-    let list: Value = listed
-        .iter()
-        .map(|(name, entry)| json!({"path": name, "sha256": entry["sha256"]}))
-        .collect();
+    let texts: Value = listed.iter().map(|(name, entry)| (name.clone(), entry["sha256"].clone())).collect();
+    let list: Value =
+        listed.iter().map(|(name, entry)| json!({"path": name, "sha256": entry["sha256"]})).collect();
     for listing in [texts, list] {
         let mut manifest = manifest(&files);
         manifest["files"] = listing;
         assert!(PublicationBundle::parse(with_manifest(files.clone(), &manifest)).is_ok());
-        for (pointer, hash) in [
-            ("/files/result.json", "/files/result.json"),
-            ("/files/0/sha256", "/files/0"),
-        ] {
+        for (pointer, hash) in [("/files/result.json", "/files/result.json"), ("/files/0/sha256", "/files/0")]
+        {
             let mut wrong = manifest.clone();
             if let Some(value) = wrong.pointer_mut(pointer) {
                 *value = "00".repeat(32).into();
@@ -109,14 +78,8 @@ fn a_bundle_without_dashboard_is_accepted() {
     let mut files = files(NAMES[0]);
     files.remove("dashboard.html");
     let mut manifest = manifest(&files);
-    assert_eq!(
-        pointers(files.clone()),
-        ["/files/manifest.json/files/dashboard.html"]
-    );
-    manifest["files"]
-        .as_object_mut()
-        .unwrap()
-        .remove("dashboard.html");
+    assert_eq!(pointers(files.clone()), ["/files/manifest.json/files/dashboard.html"]);
+    manifest["files"].as_object_mut().unwrap().remove("dashboard.html");
     assert!(PublicationBundle::parse(with_manifest(files, &manifest)).is_ok());
 }
 
@@ -126,10 +89,7 @@ fn every_changed_file_is_refused() {
         for file in files(name).keys().filter(|file| *file != "manifest.json") {
             let mut changed = files(name);
             changed.get_mut(file).unwrap().push(b'\n');
-            assert_eq!(
-                pointers(changed),
-                [format!("/files/manifest.json/files/{file}")]
-            );
+            assert_eq!(pointers(changed), [format!("/files/manifest.json/files/{file}")]);
         }
     }
 }
@@ -145,8 +105,7 @@ fn all_faults_come_at_once() {
     manifest["files"]["/tmp/a"] = "00".into();
     manifest["files"]["manifest.json"] = "00".into();
     manifest["files"]["result.json"]["sha256"] = "zz".into();
-    manifest["signature"] =
-        json!({"kind": "gpg", "path": "signature.sigstore.json", "required": "yes"});
+    manifest["signature"] = json!({"kind": "gpg", "path": "signature.sigstore.json", "required": "yes"});
     let mut found = pointers(with_manifest(files, &manifest));
     found.sort();
     assert_eq!(
@@ -194,23 +153,11 @@ fn each_disagreement_with_the_signed_result_is_told() {
         ("run_status", json!("failed"), "/run_status"),
         ("run_status", json!(null), "/run_status"),
         ("model_ids", json!(["other"]), "/model_ids"),
-        (
-            "model_ids",
-            json!(["qwen3_4b_q8", "qwen3_4b_q8"]),
-            "/model_ids",
-        ),
+        ("model_ids", json!(["qwen3_4b_q8", "qwen3_4b_q8"]), "/model_ids"),
         ("model_ids", json!(null), "/model_ids"),
         ("model_scores_summary", json!([]), "/model_scores_summary"),
-        (
-            "model_scores_summary",
-            json!("none"),
-            "/model_scores_summary",
-        ),
-        (
-            "model_scores_summary",
-            json!([{"model_id": "other"}]),
-            "/model_scores_summary/0",
-        ),
+        ("model_scores_summary", json!("none"), "/model_scores_summary"),
+        ("model_scores_summary", json!([{"model_id": "other"}]), "/model_scores_summary/0"),
         (
             "model_scores_summary",
             json!([{"model_id": "qwen3_4b_q8", "partial_score": 0.7}]),
@@ -239,14 +186,7 @@ fn a_status_the_result_leaves_out_is_that_of_its_worst_model() {
     result.as_object_mut().unwrap().remove("run_status");
     assert_eq!(bundle.disagreements(&result), []);
     result["model_scores"][0]["status"] = "incomplete".into();
-    let found: Vec<_> = bundle
-        .disagreements(&result)
-        .into_iter()
-        .map(|fault| fault.pointer)
-        .collect();
-    let expected = [
-        "/files/manifest.json/run_status",
-        "/files/manifest.json/model_scores_summary/0/status",
-    ];
+    let found: Vec<_> = bundle.disagreements(&result).into_iter().map(|fault| fault.pointer).collect();
+    let expected = ["/files/manifest.json/run_status", "/files/manifest.json/model_scores_summary/0/status"];
     assert_eq!(found, expected);
 }
