@@ -76,7 +76,7 @@ fn parse(payload: &str) -> Result<Command, Vec<Fault>> {
             key_id.map(|key_id| Command::Revoke { key_id, reason })
         } else if let Some(entry) = object.raw("add") {
             match NewEntry::parse(entry.get()) {
-                Ok(entry) => Some(Command::Add(entry)),
+                Ok(entry) => Some(Command::Add(Box::new(entry))),
                 Err(found) => {
                     for fault in found {
                         faults.push(format!("/add{}", fault.pointer), fault.detail);

@@ -24,7 +24,7 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 /// What an admin asks.
 enum Command {
     List { cursor: Option<String>, limit: Option<i32> },
-    Add(NewEntry),
+    Add(Box<NewEntry>),
     Revoke { key_id: String, reason: Option<String> },
 }
 
@@ -35,7 +35,7 @@ async fn answer(app: &App, request: Request) -> Result {
             cursor: request.query("cursor"),
             limit: request.query("limit").and_then(|limit| limit.parse().ok()),
         },
-        "POST /api/admin/keys" => Command::Add(parsed(&request.body()?, NewEntry::parse)?),
+        "POST /api/admin/keys" => Command::Add(Box::new(parsed(&request.body()?, NewEntry::parse)?)),
         "DELETE /api/admin/keys/{key_id}" => Command::Revoke {
             key_id: request.path_parameter("key_id").unwrap_or_default(),
             reason: parsed(&request.body()?, parse_reason)?,

@@ -371,13 +371,13 @@ impl Writing<'_> {
                 ],
             )
             .await;
-        let outcome = match &written {
-            Ok(row) => row.try_get::<_, &str>(0)?,
-            // The same result for the same run, at the same moment: the look finds its receipt.
-            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => "moved",
-            Err(_) => return Err(written.map(|_| ()).map_err(Error::Database).unwrap_err()),
+        let row = match written {
+            Ok(row) => row,
+            // The same result for the same run, at the same moment: the next look finds its receipt.
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => return Ok(None),
+            Err(error) => return Err(Error::Database(error)),
         };
-        match outcome {
+        match row.try_get(0)? {
             "accepted" => Ok(Some(accepted)),
             "moved" => Ok(None),
             "key_not_allowed" => Err(Error::KeyNotAllowed),

@@ -22,8 +22,9 @@ pub fn functions(root: &Path, names: &[&str], release: bool) -> Result<BTreeMap<
         }
     }
     let mut cargo = cargo(root);
-    cargo.args(["build", "--bins", "--message-format", "json-render-diagnostics"]);
-    cargo.args(names.iter().flat_map(|name| ["--package", name]));
+    // The whole workspace: Cargo unifies features over what it is asked to build, so naming packages would
+    // compile the dependencies once more, apart from those that `cargo test` uses.
+    cargo.args(["build", "--workspace", "--bins", "--message-format", "json-render-diagnostics"]);
     if release {
         cargo.arg("--release");
     }
