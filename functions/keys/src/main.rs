@@ -9,6 +9,8 @@
 //! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}`, and the answer is that of the route.
 
 mod direct;
+#[cfg(test)]
+mod tests;
 
 use bakeoff_core::allowlist::{self, NewEntry, add, list};
 use bakeoff_core::revoke::{parse_reason, revoke};

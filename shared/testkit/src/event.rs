@@ -1,10 +1,11 @@
 //! Handlers under test: sample events as requests, and an app on a database of its own to serve them.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bakeoff_core::allowlist::{self, NewEntry};
+use bakeoff_core::cancel::cancel;
+use bakeoff_core::claim::{ClaimRequest, claim};
 use bakeoff_core::enqueue::{Enqueued, NewRun, enqueue};
 use bakeoff_core::proof::ProvenKey;
 use bakeoff_core::register::{Registration, register};
@@ -129,6 +130,13 @@ impl Event {
         self
     }
 
+    /// With another caller in what the gateway's IAM authorizer says.
+    #[must_use]
+    pub fn iam_user(mut self, arn: &str) -> Self {
+        self.0["requestContext"]["authorizer"]["iam"]["userArn"] = json!(arn);
+        self
+    }
+
     /// As the Lambda runtime delivers it.
     pub fn json(&self) -> &Value {
         &self.0
@@ -230,7 +238,7 @@ pub struct Service {
     /// The database.
     pub database: Database,
     app: App,
-    keys: PathBuf,
+    keys: String,
 }
 
 impl Service {
@@ -238,13 +246,11 @@ impl Service {
     pub async fn start() -> Self {
         let database = Database::create().await;
         let keys = std::env::temp_dir().join(format!("bakeoff-keys-{}.json", Uuid::new_v4()));
+        let keys = keys.display().to_string();
         let set = json!({ "keys": [new_signing_jwk([7; 32])] });
         std::fs::write(&keys, set.to_string()).expect("a file for the signing keys");
-        let app = app(&[
-            ("PUBLIC_URL", SERVICE),
-            ("DATABASE_URL", database.url()),
-            ("SIGNING_KEYS_FILE", &keys.display().to_string()),
-        ]);
+        let app =
+            app(&[("PUBLIC_URL", SERVICE), ("DATABASE_URL", database.url()), ("SIGNING_KEYS_FILE", &keys)]);
         Self { database, app, keys }
     }
 
@@ -262,9 +268,19 @@ impl Service {
         serve(&self.app, handler, event).await
     }
 
+    /// The file of the signing keys.
+    pub fn keys_file(&self) -> &str {
+        &self.keys
+    }
+
     /// Allows the runner of `events/`.
     pub async fn allow_runner(&self) {
-        let entry = NewEntry::parse(Event::sample("keys-add").body_text()).expect("a sample entry");
+        self.allow(&Event::sample("keys-add").body_json()).await;
+    }
+
+    /// Adds an entry to the allowlist, as an admin would write it.
+    pub async fn allow(&self, entry: &Value) {
+        let entry = NewEntry::parse(&entry.to_string()).expect("an entry");
         allowlist::add(&self.database.client().await, &admin(), &entry).await.expect("the key is new");
     }
 
@@ -290,6 +306,26 @@ impl Service {
     pub async fn enqueue_run(&self) -> Enqueued {
         let run = NewRun::parse(Event::sample("runs-enqueue").body_text()).expect("a sample run");
         enqueue(&self.database.client().await, &admin(), &run).await.expect("the run is new")
+    }
+}
+
+impl Service {
+    /// Has the runner with this token claim the run of `events/`, under the claim id of `events/`.
+    pub async fn claim_job(&self, token: &str) {
+        let keys = self.app.signing_keys().await.expect("the keys in the file");
+        let runner = keys.authenticate(SERVICE, token).expect("a valid token");
+        let wanted = ClaimRequest::parse(Event::sample("claim").body_text()).expect("a sample claim");
+        let terms = self.app.config().lease;
+        let job = claim(&self.database.client().await, &runner, terms, &wanted).await;
+        job.expect("the runner is allowed").expect("there is a job");
+    }
+
+    /// Cancels the run of `events/`.
+    pub async fn cancel_run(&self) {
+        let run_id =
+            Event::sample("runs-enqueue").body_json()["run_id"].as_str().and_then(|id| id.parse().ok());
+        let run_id = run_id.expect("the sample names its run");
+        cancel(&self.database.client().await, &admin(), run_id, None).await.expect("the run is there");
     }
 }
 
