@@ -2,7 +2,6 @@
 //! invocation, where IAM has already decided who may invoke at all.
 
 use crate::{Command, answer, obey};
-use bakeoff_core::allowlist::NewEntry;
 use bakeoff_core::document::Object;
 use bakeoff_core::fault::{Fault, Faults};
 use bakeoff_core::runner::Admin;
@@ -75,15 +74,7 @@ fn parse(payload: &str) -> Result<Command, Vec<Fault>> {
             revoke.finish(&mut faults);
             key_id.map(|key_id| Command::Revoke { key_id, reason })
         } else if let Some(entry) = object.raw("add") {
-            match NewEntry::parse(entry.get()) {
-                Ok(entry) => Some(Command::Add(Box::new(entry))),
-                Err(found) => {
-                    for fault in found {
-                        faults.push(format!("/add{}", fault.pointer), fault.detail);
-                    }
-                    None
-                }
-            }
+            Command::parse_add(entry.get()).map_err(|found| faults.extend_below("/add", found)).ok()
         } else {
             faults.push("", "needs one of list, add and revoke");
             None
