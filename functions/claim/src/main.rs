@@ -3,6 +3,9 @@
 //! `200` the job · `204` nothing is eligible, come back after `Retry-After` · `403 key_not_allowed` ·
 //! `409 claim_lost`, `claim_id_taken` · `422` every fault of the body
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_core::claim::{ClaimRequest, claim};
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::problem::jittered;

@@ -25,7 +25,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     .await
 }
 
-async fn dispatch(app: &'static App, event: LambdaEvent<Box<RawValue>>) -> Result<Value, Error> {
+pub(crate) async fn dispatch(app: &App, event: LambdaEvent<Box<RawValue>>) -> Result<Value, Error> {
     let payload = event.payload.get();
     let is_http = serde_json::from_str::<Value>(payload)?.get("requestContext").is_some();
     if is_http {

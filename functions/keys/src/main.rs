@@ -11,6 +11,8 @@
 
 mod direct;
 mod signer_policy;
+#[cfg(test)]
+mod tests;
 
 use bakeoff_core::allowlist::{self, NewEntry, add, list};
 use bakeoff_core::document::Object;

@@ -2,6 +2,9 @@
 //!
 //! Answers what it did, as JSON. Safe to run twice at once.
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_core::reap::{Reaped, reap};
 use bakeoff_lambda::serve::{time_left, twice};
 use bakeoff_lambda::telemetry::{Metric, publish};

@@ -6,6 +6,9 @@
 //!
 //! IAM only: without the gateway's IAM context every route is `403 not_an_admin`.
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_core::cancel::cancel;
 use bakeoff_core::enqueue::{NewRun, enqueue};
 use bakeoff_core::listing::{self, list};
