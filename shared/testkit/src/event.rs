@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::given::key_set;
 use bakeoff_core::allowlist::{self, NewEntry};
 use bakeoff_core::cancel::cancel;
 use bakeoff_core::claim::{ClaimRequest, claim};
@@ -10,7 +11,6 @@ use bakeoff_core::enqueue::{Enqueued, NewRun, enqueue};
 use bakeoff_core::proof::ProvenKey;
 use bakeoff_core::register::{Registration, register};
 use bakeoff_core::runner::Admin;
-use bakeoff_core::token::new_signing_jwk;
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::serve::respond;
 use bakeoff_lambda::{App, Request};
@@ -247,8 +247,7 @@ impl Service {
         let database = Database::create().await;
         let keys = std::env::temp_dir().join(format!("bakeoff-keys-{}.json", Uuid::new_v4()));
         let keys = keys.display().to_string();
-        let set = json!({ "keys": [new_signing_jwk([7; 32])] });
-        std::fs::write(&keys, set.to_string()).expect("a file for the signing keys");
+        std::fs::write(&keys, key_set([7; 32])).expect("a file for the signing keys");
         let app =
             app(&[("PUBLIC_URL", SERVICE), ("DATABASE_URL", database.url()), ("SIGNING_KEYS_FILE", &keys)]);
         Self { database, app, keys }
