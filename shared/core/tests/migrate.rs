@@ -84,7 +84,8 @@ async fn used_by_the_harness(machine: &Machine) -> (Database, Client) {
              INSERT INTO prompts (task_id, file_path, git_commit_hash) VALUES (1, 'prompts/plain.md', 'abc');
              INSERT INTO runs (run_id, submitted_at, publisher_id)
              SELECT gen_random_uuid(), now(), 'harness ' || n FROM generate_series(1, 6) AS n;
-             INSERT INTO run_queue (run_id, prompt_id, status, claimed_by, claimed_at, retry_after, attempt_count)
+             INSERT INTO run_queue (run_id, prompt_id, status, claimed_by, claimed_at, retry_after,
+                                    attempt_count)
              SELECT run_id, 1, s.status, s.claimed_by, s.claimed_at, s.retry_after, s.attempt_count
                FROM (VALUES
                    ('harness 1', 'PENDING', NULL, NULL::timestamptz, NULL::timestamptz, 0),
