@@ -3,6 +3,9 @@
 //! `200` until when, and `continue` or `cancel` · `403 key_not_allowed` · `409 claim_lost` · `422` every
 //! fault of the body
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};

@@ -2,6 +2,9 @@
 //!
 //! `200` the set; no authentication
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 use serde_json::json;
 

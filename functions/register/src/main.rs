@@ -3,6 +3,9 @@
 //! `200` the token · `401` proof missing, wrong, stale or used before · `403 key_not_allowed` ·
 //! `409 runner_id_taken` · `422` every fault of the body
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_core::register::{Registration, register};
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::request::RECEIVED_MAX;

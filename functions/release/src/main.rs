@@ -2,6 +2,9 @@
 //!
 //! `200` where the row stands · `403 key_not_allowed` · `409 claim_lost` · `422` every fault of the body
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_core::release::{ReleaseRequest, release};
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};

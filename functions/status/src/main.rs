@@ -2,6 +2,9 @@
 //!
 //! `200` the run and its rows · `403 key_not_allowed` · `404 run_not_found`
 
+#[cfg(test)]
+mod tests;
+
 use bakeoff_core::status::status;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 

@@ -5,6 +5,8 @@
 //! `run_mismatch`, or every fault of the body
 
 mod publication;
+#[cfg(test)]
+mod tests;
 mod trusted_root;
 
 use bakeoff_core::audit::submission_refused;

@@ -1,6 +1,7 @@
 //! Reading a request: a JSON object taken apart field by field, with every fault collected and every
 //! unknown field named, so that a caller mends a request once and a typo never passes silently.
 
+use crate::canonical::Canonical;
 use crate::fault::Faults;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -144,6 +145,25 @@ impl<'a> Object<'a> {
     pub fn object(&mut self, name: &str, faults: &mut Faults) -> Option<Object<'a>> {
         let value = self.raw(name)?;
         Object::parse(value.get(), &self.pointer(name), faults)
+    }
+
+    /// Takes an object that is kept as it is, of at most `max` bytes, if it is there. What two readers
+    /// could read differently is refused (a name twice, at any depth), and NUL, which Postgres cannot keep.
+    pub fn free_form(&mut self, name: &str, max: usize, faults: &mut Faults) -> Option<serde_json::Value> {
+        let text = self.raw(name)?.get();
+        if !text.starts_with('{') || text.len() > max {
+            faults.push(self.pointer(name), format!("is not an object of at most {max} bytes"));
+            return None;
+        }
+        if let Err(refused) = Canonical::of(text.as_bytes()) {
+            faults.push(self.pointer(name), refused.to_string());
+            return None;
+        }
+        if text.contains("\\u0000") {
+            faults.push(self.pointer(name), "holds a NUL character");
+            return None;
+        }
+        serde_json::from_str(text).map_err(|error| faults.push(self.pointer(name), described(&error))).ok()
     }
 
     /// Takes a list: the pointer and the text of each element; empty where absent.

@@ -53,16 +53,7 @@ impl HeartbeatRequest {
         let mut faults = Faults::default();
         let request = Object::parse(body, "", &mut faults).and_then(|mut object| {
             let claim_id = object.required("claim_id", &mut faults);
-            let progress = object.raw("progress").and_then(|value| {
-                let text = value.get();
-                let progress = (text.len() <= PROGRESS_MAX && !text.contains("\\u0000"))
-                    .then(|| serde_json::from_str::<serde_json::Value>(text).ok())
-                    .flatten();
-                if !progress.as_ref().is_some_and(serde_json::Value::is_object) {
-                    faults.push("/progress", format!("is not an object of at most {PROGRESS_MAX} bytes"));
-                }
-                progress
-            });
+            let progress = object.free_form("progress", PROGRESS_MAX, &mut faults);
             object.finish(&mut faults);
             Some(Self { claim_id: claim_id?, progress })
         });

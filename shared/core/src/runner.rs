@@ -3,7 +3,6 @@
 use crate::document::Object;
 use crate::fault::Faults;
 use crate::key::PublicKey;
-use serde_json::value::RawValue;
 
 /// A runner that has proved itself by a valid token. Only [`crate::token::ServiceKeys::authenticate`]
 /// makes one, and every operation of a runner demands one.
@@ -70,7 +69,7 @@ impl Capabilities {
     pub(crate) fn read(mut object: Object, faults: &mut Faults) -> Option<Self> {
         let vram_gb = Self::read_vram(&mut object, faults);
         let quantizations = Self::read_quantizations(&mut object, faults);
-        let labels = object.raw("labels").and_then(|value| Self::read_labels(&object, value, faults));
+        let labels = object.free_form("labels", LABELS_MAX, faults);
         object.finish(faults);
         Some(Self { vram_gb: vram_gb?, quantizations: quantizations?, labels })
     }
@@ -95,16 +94,5 @@ impl Capabilities {
             return None;
         }
         Some(names.into_iter().map(|name| name.to_ascii_lowercase()).collect())
-    }
-
-    fn read_labels(object: &Object, value: &RawValue, faults: &mut Faults) -> Option<serde_json::Value> {
-        let labels = (value.get().len() <= LABELS_MAX)
-            .then(|| serde_json::from_str::<serde_json::Value>(value.get()).ok())
-            .flatten()
-            .filter(|labels| labels.is_object() && !value.get().contains("\\u0000"));
-        if labels.is_none() {
-            faults.push(object.pointer("labels"), format!("is not an object of at most {LABELS_MAX} bytes"));
-        }
-        labels
     }
 }

@@ -1,0 +1,195 @@
+use super::answer;
+use bakeoff_lambda::{App, Request, Result};
+use bakeoff_testkit::event::{Answer, Event, Service};
+use serde_json::{Value, json};
+
+fn event(token: &str) -> Event {
+    Event::sample("claim").bearer(token)
+}
+
+async fn send(service: &Service, event: &Event) -> Answer {
+    service.send(answer, event).await
+}
+
+#[tokio::test]
+async fn a_job_is_claimed() {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    service.enqueue_run().await;
+    let job = send(&service, &event(&token)).await.expect(200);
+    let members: Vec<&String> = job.as_object().unwrap().keys().collect();
+    assert_eq!(
+        members,
+        [
+            "attempt",
+            "claim_id",
+            "config",
+            "heartbeat_interval_s",
+            "lease_expires_at",
+            "max_attempts",
+            "model",
+            "models",
+            "priority",
+            "prompts",
+            "queue_id",
+            "run_id",
+            "server_time",
+            "tasks"
+        ]
+    );
+    assert_eq!(job["claim_id"], event(&token).body_json()["claim_id"]);
+    let enqueued = Event::sample("runs-enqueue").body_json();
+    for member in ["run_id", "tasks", "config", "priority", "max_attempts"] {
+        assert_eq!(job[member], enqueued[member], "{member}");
+    }
+    assert_eq!(job["model"]["quantization"], "q4_k_m");
+    assert_eq!(job["prompts"][0]["id"], "plain");
+
+    // The answer was lost: the same claim again.
+    assert_eq!(send(&service, &event(&token)).await.expect(200)["queue_id"], job["queue_id"]);
+}
+
+#[tokio::test]
+async fn nothing_to_do_says_when_to_come_back() {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    for body in [event(&token).body_text(), "{}"] {
+        let answer = send(&service, &event(&token).body(body)).await;
+        let seconds: u32 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((10..=20).contains(&seconds));
+        assert_eq!(answer.expect(204), Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn a_request_served_twice_claims_one_job() {
+    async fn twice(app: &App, request: Request) -> Result {
+        answer(app, request.clone()).await?;
+        answer(app, request).await
+    }
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    service.enqueue_run().await;
+    service.send(twice, &event(&token).body("{}")).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_claim_that_is_over_is_not_given_again() {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    service.enqueue_run().await;
+    send(&service, &event(&token)).await.expect(200);
+    let client = service.database.client().await;
+    client.batch_execute("UPDATE run_queue SET status = 'CANCELLED', completed_at = now()").await.unwrap();
+    send(&service, &event(&token)).await.problem(409, "claim_lost");
+}
+
+#[tokio::test]
+async fn all_faults_come_at_once() {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    let body = json!({
+        "claim_id": "not-a-uuid", "claimid": 1, "capabilities": { "quantizations": ["q4_k_m"], "gb": 1 },
+    });
+    assert_eq!(
+        send(&service, &event(&token).body(body)).await.pointers(),
+        ["/claim_id", "/capabilities/vram_gb", "/capabilities/gb", "/claimid"]
+    );
+    for wrong in ["[]", "null", "\"claim\"", r#"{"claim_id":null,"claim_id":null}"#] {
+        assert_eq!(send(&service, &event(&token).body(wrong)).await.pointers(), [""], "{wrong}");
+    }
+    for wrong in ["", "{", "{}{}", "nonsense", "{\"claim_id\": NaN}"] {
+        send(&service, &event(&token).body(wrong)).await.problem(400, "malformed_request");
+    }
+}
+
+/// A second word for the same thing: a reader of the first would see another than a reader of the last.
+#[tokio::test]
+async fn no_object_has_a_name_twice() {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    let body = r#"{"capabilities":{"vram_gb":1,"quantizations":[],"labels":{"a":1,"a":2}}}"#;
+    let answer = send(&service, &event(&token).body(body)).await;
+    assert_eq!(answer.pointers(), ["/capabilities/labels"]);
+}
+
+mod token {
+    use super::{Answer, Event, Service, event, send};
+    use bakeoff_lambda::{App, Request, Result};
+    use bakeoff_testkit::event::app;
+    use time::Duration;
+
+    fn challenge(answer: &Answer) -> &str {
+        answer.header("www-authenticate").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_without_one_is_challenged() {
+        let service = Service::start().await;
+        let event = Event::sample("claim");
+        let without = [
+            event.clone().without_header("authorization"),
+            event.clone().header("authorization", "Basic cnVubmVyOnNlY3JldA=="),
+            event.clone().header("authorization", "Bearer "),
+            event.header("authorization", "Bearer"),
+        ];
+        for event in without {
+            let answer = send(&service, &event).await;
+            answer.problem(401, "unauthenticated");
+            assert_eq!(challenge(&answer), "Bearer");
+        }
+    }
+
+    #[tokio::test]
+    async fn expired_and_invalid_are_told_apart() {
+        let service = Service::start().await;
+        let token = service.register_runner().await;
+        let expired = service.token_of("runner-amd-8060s", -Duration::hours(1)).await;
+        let answer = send(&service, &event(&expired)).await;
+        answer.problem(401, "token_expired");
+        assert_eq!(challenge(&answer), r#"Bearer error="invalid_token", error_description="token_expired""#);
+
+        let another = token.replace('.', "A.");
+        // The sample's own is signed by a key that nobody has any more.
+        let sample = Event::sample("claim").json()["headers"]["authorization"].clone();
+        let sample = sample.as_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned();
+        for token in [another.as_str(), "nonsense", &sample, &format!("{token},{token}")] {
+            let answer = send(&service, &event(token)).await;
+            answer.problem(401, "token_invalid");
+            let expected = r#"Bearer error="invalid_token", error_description="token_invalid""#;
+            assert_eq!(challenge(&answer), expected);
+        }
+        send(&service, &event(&token)).await.expect(204);
+        let lower_case = Event::sample("claim").header("authorization", &format!("bearer {token}"));
+        send(&service, &lower_case).await.expect(204);
+    }
+
+    #[tokio::test]
+    async fn a_revoked_key_is_refused_at_once() {
+        let service = Service::start().await;
+        let token = service.register_runner().await;
+        let client = service.database.client().await;
+        client
+            .batch_execute("UPDATE allowlist SET revoked_at = now(), revoked_by = 'an admin'")
+            .await
+            .unwrap();
+        send(&service, &event(&token)).await.problem(403, "key_not_allowed");
+    }
+
+    /// Whoever has no token learns neither that the database is away nor what the body lacks.
+    #[tokio::test]
+    async fn it_is_asked_for_before_anything_else() {
+        async fn answer(app: &App, request: Request) -> Result {
+            super::answer(app, request).await
+        }
+        let service = Service::start().await;
+        let keys = service.keys_file();
+        let away = app(&[
+            ("PUBLIC_URL", bakeoff_testkit::event::SERVICE),
+            ("SIGNING_KEYS_FILE", keys),
+            ("DATABASE_URL", "postgres://bakeoff@127.0.0.1:1/bakeoff"),
+        ]);
+        let event = event("nonsense").body("{");
+        bakeoff_testkit::event::serve(&away, answer, &event).await.problem(401, "token_invalid");
+    }
+}

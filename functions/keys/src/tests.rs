@@ -1,0 +1,153 @@
+use super::{answer, direct::dispatch};
+use bakeoff_testkit::event::{Answer, Event, Service, context};
+use lambda_runtime::LambdaEvent;
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
+
+const KEY_ID: &str = "kRNQ3MdHFRBPPo2qveGN85_slvVv4xPeB1M-Uz4g9Ho";
+
+async fn send(service: &Service, sample: &str) -> Answer {
+    service.send(answer, &Event::sample(sample)).await
+}
+
+/// As `aws lambda invoke` would.
+async fn invoke(service: &Service, payload: &Value) -> Result<Value, String> {
+    let event = LambdaEvent::new(to_raw_value(payload).unwrap(), context());
+    dispatch(service.app(), event).await.map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_key_is_added_listed_and_revoked() {
+    let service = Service::start().await;
+    let added = send(&service, "keys-add").await.expect(201);
+    assert_eq!((&added["key_id"], &added["kind"]), (&json!(KEY_ID), &json!("ed25519")));
+    assert_eq!(added["added_by"], "arn:aws:iam::123456789012:user/bench-admin");
+    assert_eq!(send(&service, "keys-add").await.expect(200), added);
+    assert_eq!(
+        send(&service, "keys-list").await.expect(200),
+        json!({ "keys": [added], "next_cursor": null })
+    );
+
+    let revoked = send(&service, "keys-revoke").await.expect(200);
+    assert_eq!((&revoked["key_id"], &revoked["claims_returned"]), (&json!(KEY_ID), &json!(0)));
+    assert_eq!(send(&service, "keys-revoke").await.expect(200), revoked);
+}
+
+#[tokio::test]
+async fn the_same_key_on_other_terms_is_refused() {
+    let service = Service::start().await;
+    send(&service, "keys-add").await.expect(201);
+    let event = Event::sample("keys-add");
+    let mut body = event.body_json();
+    body["runner_id"] = json!("another");
+    service.send(answer, &event.body(body)).await.problem(409, "key_exists");
+}
+
+#[tokio::test]
+async fn pages_follow_each_other() {
+    let service = Service::start().await;
+    send(&service, "keys-add").await.expect(201);
+    invoke(&service, Event::sample("keys-direct-add").json()).await.unwrap();
+    let page = |query: &str| Event::sample("keys-list").query(query);
+    let first = service.send(answer, &page("limit=1")).await.expect(200);
+    assert_eq!(first["keys"][0]["key_id"], KEY_ID);
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let last = service.send(answer, &page(&format!("limit=1&cursor={cursor}"))).await.expect(200);
+    assert_eq!((&last["keys"][0]["kind"], &last["next_cursor"]), (&json!("oidc"), &Value::Null));
+    for (query, pointer) in [("cursor=x", "/cursor"), ("limit=ten", "/limit"), ("limit=", "/limit")] {
+        assert_eq!(service.send(answer, &page(query)).await.pointers(), [pointer]);
+    }
+}
+
+/// The gateway vouches for the caller, and nothing that the caller sends can.
+#[tokio::test]
+async fn without_iam_nobody_is_an_admin() {
+    let service = Service::start().await;
+    for sample in ["keys-add", "keys-list", "keys-revoke"] {
+        let event = Event::sample(sample).without_iam();
+        let forged = r#"{"authorizer":{"iam":{"userArn":"arn:aws:iam::123456789012:user/bench-admin"}}}"#;
+        let forged = event
+            .clone()
+            .header("x-amzn-request-context", forged)
+            .header("x-amz-user-arn", "arn:aws:iam::123456789012:user/bench-admin")
+            .header("authorization", "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE");
+        let empty = Event::sample(sample).iam_user("");
+        for event in [event, forged, empty] {
+            service.send(answer, &event).await.problem(403, "not_an_admin");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_names_no_key_is_not_found() {
+    let service = Service::start().await;
+    for key_id in ["x", "", "a\0b", "' OR true --", &"k".repeat(10_000)] {
+        let event = Event::sample("keys-revoke").path_parameter("key_id", key_id);
+        service.send(answer, &event).await.problem(404, "key_not_found");
+    }
+}
+
+#[tokio::test]
+async fn all_faults_come_at_once() {
+    let service = Service::start().await;
+    let event = Event::sample("keys-add");
+    let body = json!({ "public_key": "AAAA", "expires_at": "tomorrow", "name": "bench" });
+    assert_eq!(
+        service.send(answer, &event.clone().body(body)).await.pointers(),
+        ["/public_key", "/label", "/expires_at", "/name"]
+    );
+    let body = json!({ "issuer": "https://issuer.example", "label": "l", "public_key": "AAAA" });
+    assert_eq!(service.send(answer, &event.body(body)).await.pointers(), ["/subject", "/public_key"]);
+    let event = Event::sample("keys-revoke").body(r#"{"why":"retired"}"#);
+    assert_eq!(service.send(answer, &event).await.pointers(), ["/why"]);
+    let event = Event::sample("keys-list").route("PUT /api/admin/keys");
+    service.send(answer, &event).await.problem(404, "no_such_route");
+}
+
+#[tokio::test]
+async fn invoked_directly_it_answers_the_same() {
+    let service = Service::start().await;
+    let added = invoke(&service, Event::sample("keys-direct-add").json()).await.unwrap();
+    assert_eq!(added["kind"], "oidc");
+    assert!(added["added_by"].as_str().unwrap().starts_with("direct invocation "), "{added}");
+    send(&service, "keys-add").await.expect(201);
+    let listed = invoke(&service, Event::sample("keys-direct-list").json()).await.unwrap();
+    assert_eq!(listed["keys"].as_array().unwrap().len(), 2);
+    let revoked = invoke(&service, Event::sample("keys-direct-revoke").json()).await.unwrap();
+    assert_eq!(revoked["key_id"], KEY_ID);
+}
+
+#[tokio::test]
+async fn invoked_directly_it_refuses_the_same() {
+    let service = Service::start().await;
+    let wrong = [
+        (json!({}), json!([""])),
+        (json!("list"), json!([""])),
+        (json!({ "list": {}, "revoke": {} }), json!(["/revoke"])),
+        (json!({ "list": { "limit": 0, "page": 2 } }), json!(["/list/limit", "/list/page"])),
+        (json!({ "add": { "public_key": "AAAA" } }), json!(["/add/public_key", "/add/label"])),
+        (json!({ "revoke": { "key": "x" } }), json!(["/revoke/key_id", "/revoke/key"])),
+    ];
+    for (payload, pointers) in wrong {
+        let problem = invoke(&service, &payload).await.unwrap();
+        assert_eq!((&problem["status"], &problem["code"]), (&json!(422), &json!("invalid_request")));
+        let errors = problem["errors"].as_array().unwrap();
+        let found: Vec<&Value> = errors.iter().map(|fault| &fault["pointer"]).collect();
+        assert_eq!(json!(found), pointers, "{payload}");
+    }
+    let unknown = json!({ "revoke": { "key_id": "x" } });
+    assert_eq!(invoke(&service, &unknown).await.unwrap()["code"], "key_not_found");
+}
+
+/// Through its own dispatch the response must be the gateway's format.
+#[tokio::test]
+async fn the_gateway_gets_its_own_format() {
+    let service = Service::start().await;
+    let response = invoke(&service, Event::sample("keys-list").json()).await.unwrap();
+    assert_eq!((&response["statusCode"], &response["isBase64Encoded"]), (&json!(200), &json!(false)));
+    assert_eq!(response["headers"]["content-type"], "application/json");
+    let body: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body["keys"], json!([]));
+    let response = invoke(&service, Event::sample("keys-list").without_iam().json()).await.unwrap();
+    assert_eq!(response["statusCode"], 403);
+}

@@ -1,0 +1,154 @@
+use super::answer;
+use bakeoff_testkit::event::{Answer, Event, SERVICE, Service, proof, proof_claims};
+use serde_json::{Value, json};
+
+/// The sample event with a proof made now.
+fn event() -> Event {
+    Event::sample("register").header("dpop", &proof(&proof_claims()))
+}
+
+fn with_claim(name: &str, value: Value) -> Event {
+    let mut claims = proof_claims();
+    claims[name] = value;
+    Event::sample("register").header("dpop", &proof(&claims))
+}
+
+async fn send(service: &Service, event: &Event) -> Answer {
+    service.send(answer, event).await
+}
+
+fn challenge(answer: &Answer) -> &str {
+    answer.header("www-authenticate").unwrap()
+}
+
+#[tokio::test]
+async fn an_allowed_runner_gets_a_token() {
+    let service = Service::start().await;
+    service.allow_runner().await;
+    let registered = send(&service, &event()).await.expect(200);
+    let keys = service.app().signing_keys().await.unwrap();
+    let runner = keys.authenticate(SERVICE, registered["token"].as_str().unwrap()).unwrap();
+    assert_eq!(runner.runner_id(), "runner-amd-8060s");
+    let members: Vec<&String> = registered.as_object().unwrap().keys().collect();
+    assert_eq!(
+        members,
+        [
+            "expires_at",
+            "heartbeat_interval_s",
+            "lease_ttl_s",
+            "max_body_bytes",
+            "poll_after_s",
+            "runner_id",
+            "server_time",
+            "token",
+            "token_type"
+        ]
+    );
+    assert_eq!(registered["token_type"], "Bearer");
+    assert_eq!((&registered["heartbeat_interval_s"], &registered["lease_ttl_s"]), (&json!(60), &json!(300)));
+    for time in ["expires_at", "server_time"] {
+        assert!(registered[time].as_str().unwrap().ends_with('Z'), "{registered}");
+    }
+    send(&service, &event()).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_runner_without_a_name_gets_its_keys() {
+    let service = Service::start().await;
+    let entry = json!({ "public_key": event().body_json()["public_key"], "label": "any name" });
+    service.allow(&entry).await;
+    let mut body = event().body_json();
+    body.as_object_mut().unwrap().remove("runner_id");
+    body["capabilities"]["quantizations"] = json!(["q4_k_m", "q4_km"]);
+    let registered = send(&service, &event().body(body)).await.expect(200);
+    assert_eq!(registered["runner_id"], "kRNQ3MdHFRBPPo2qveGN85_slvVv4xPeB1M-Uz4g9Ho");
+    assert_eq!(registered["unknown_quantizations"], json!(["q4_km"]));
+}
+
+#[tokio::test]
+async fn a_proof_is_demanded_and_the_challenge_says_which() {
+    let service = Service::start().await;
+    let answer = send(&service, &event().without_header("dpop")).await;
+    answer.problem(401, "unauthenticated");
+    assert_eq!(challenge(&answer), "DPoP algs=\"EdDSA\"");
+
+    let wrong = [
+        event().header("dpop", "not.a.jwt"),
+        event().header("dpop", &format!("{},{}", proof(&proof_claims()), proof(&proof_claims()))),
+        with_claim("htm", json!("GET")),
+        with_claim("htu", json!("https://elsewhere.example/api/runners/register")),
+        with_claim("jti", json!("")),
+    ];
+    for event in wrong {
+        let answer = send(&service, &event).await;
+        answer.problem(401, "proof_invalid");
+        assert_eq!(challenge(&answer), "DPoP error=\"invalid_dpop_proof\", algs=\"EdDSA\"");
+    }
+}
+
+/// The proof is for the configured address: who sends the header does not choose it.
+#[tokio::test]
+async fn the_host_header_is_not_believed() {
+    let service = Service::start().await;
+    let event = with_claim("htu", json!("https://evil.example/api/runners/register"));
+    send(&service, &event.header("host", "evil.example")).await.problem(401, "proof_invalid");
+}
+
+#[tokio::test]
+async fn a_stale_proof_tells_the_time() {
+    let service = Service::start().await;
+    service.allow_runner().await;
+    let answer = send(&service, &with_claim("iat", json!(1_795_341_600_i64))).await;
+    assert!(answer.problem(401, "proof_stale")["server_time"].as_str().unwrap().ends_with('Z'));
+}
+
+#[tokio::test]
+async fn a_proof_is_good_once() {
+    let service = Service::start().await;
+    service.allow_runner().await;
+    let event = event();
+    send(&service, &event).await.expect(200);
+    send(&service, &event).await.problem(401, "proof_replayed");
+}
+
+#[tokio::test]
+async fn a_proof_by_another_key_is_refused() {
+    let service = Service::start().await;
+    service.allow_runner().await;
+    let mut body = event().body_json();
+    body["public_key"] = json!("11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=");
+    send(&service, &event().body(body)).await.problem(401, "proof_invalid");
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_allowed_is_refused() {
+    let service = Service::start().await;
+    send(&service, &event()).await.problem(403, "key_not_allowed");
+}
+
+#[tokio::test]
+async fn all_faults_come_at_once() {
+    let service = Service::start().await;
+    let body = json!({
+        "runner_id": "", "hostname": "a".repeat(256), "process_id": -1, "descripton": "a typo",
+        "capabilities": { "vram_gb": -1, "quantizations": "q4_k_m", "vram": 8, "labels": [] },
+    });
+    assert_eq!(
+        send(&service, &event().body(body)).await.pointers(),
+        [
+            "/public_key",
+            "/runner_id",
+            "/capabilities/vram_gb",
+            "/capabilities/quantizations",
+            "/capabilities/labels",
+            "/capabilities/vram",
+            "/hostname",
+            "/process_id",
+            "/descripton"
+        ]
+    );
+    let text = event().body_text().replacen('{', "{\"hostname\":\"a\",", 1);
+    assert_eq!(send(&service, &event().body(text)).await.pointers(), [""]);
+    send(&service, &event().body("{")).await.problem(400, "malformed_request");
+    send(&service, &event().body("[".repeat(100_000))).await.problem(400, "malformed_request");
+}

@@ -1,0 +1,87 @@
+use super::answer;
+use bakeoff_testkit::event::{Answer, Event, Service};
+use serde_json::json;
+
+async fn send(service: &Service, event: &Event) -> Answer {
+    service.send(answer, event).await
+}
+
+async fn with_claim() -> (Service, Event) {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    service.enqueue_run().await;
+    service.claim_job(&token).await;
+    (service, Event::sample("submit").bearer(&token))
+}
+
+async fn rows(service: &Service, table: &str) -> i64 {
+    let count = format!("SELECT count(*) FROM {table}");
+    service.database.client().await.query_one(&count, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_signed_result_completes_the_row() {
+    let (service, event) = with_claim().await;
+    let receipt = send(&service, &event.clone().gzip()).await.expect(201);
+    let members: Vec<&String> = receipt.as_object().unwrap().keys().collect();
+    assert_eq!(
+        members,
+        ["late", "metrics", "queue_id", "receipt", "run_id", "sha256", "signer", "status", "submission_id"]
+    );
+    assert_eq!((&receipt["status"], &receipt["late"]), (&json!("COMPLETE"), &json!(false)));
+    assert_eq!(receipt["sha256"], event.body_json()["envelope"]["sig"]["sha256"]);
+    let keys = service.app().signing_keys().await.unwrap();
+    keys.verify_receipt(receipt["receipt"].as_str().unwrap()).unwrap();
+    // Sent again: the same receipt.
+    assert_eq!(send(&service, &event).await.expect(200), receipt);
+    assert_eq!(rows(&service, "submissions").await, 1);
+}
+
+#[tokio::test]
+async fn one_changed_digit_is_refused_and_noted() {
+    let (service, event) = with_claim().await;
+    let text = event.body_text().replacen("0.18881159099998968", "0.18881159099998969", 1);
+    assert_ne!(text, event.body_text());
+    let answer = send(&service, &event.body(text)).await;
+    assert!(answer.problem(422, "signature_invalid")["detail"].as_str().unwrap().contains("sha256"));
+    assert_eq!(rows(&service, "submissions").await, 0);
+    assert_eq!(rows(&service, "audit_log WHERE action = 'submit.signature_invalid'").await, 1);
+}
+
+#[tokio::test]
+async fn a_result_of_another_run_is_refused() {
+    let (service, event) = with_claim().await;
+    let event = event.path_parameter("run_id", "00000000-0000-4000-8000-000000000000");
+    let answer = send(&service, &event).await;
+    let signed = &answer.problem(422, "run_mismatch")["signed_run_id"];
+    assert_eq!(signed, "3f0d3b52-7f6e-4f2b-9a3e-6a6f1f6f0a01");
+}
+
+#[tokio::test]
+async fn a_claim_nobody_made_is_lost() {
+    let (service, event) = with_claim().await;
+    let text = event.body_text().replacen("7f3c2a90", "00000000", 1);
+    send(&service, &event.body(text)).await.problem(409, "claim_lost");
+}
+
+#[tokio::test]
+async fn a_request_is_one_of_the_two_forms() {
+    let (service, event) = with_claim().await;
+    let both = json!({ "claim_id": event.body_json()["claim_id"], "envelope": {}, "files": {} });
+    assert_eq!(send(&service, &event.clone().body(both)).await.pointers(), [""]);
+    let neither = json!({ "claim_id": 1, "envelop": {} });
+    assert_eq!(send(&service, &event.clone().body(neither)).await.pointers(), ["/claim_id", "", "/envelop"]);
+    let claim_id = event.body_json()["claim_id"].clone();
+    let empty = json!({ "claim_id": claim_id, "envelope": { "result": [], "signature": {} } });
+    for pointer in send(&service, &event.body(empty)).await.pointers() {
+        assert!(pointer.starts_with("/envelope"), "{pointer}");
+    }
+}
+
+/// Refused by its length, before anything of it is read.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let (service, event) = with_claim().await;
+    let answer = send(&service, &event.body("x".repeat(4_500_001))).await;
+    assert_eq!(answer.problem(413, "body_too_large")["size"], 4_500_001);
+}

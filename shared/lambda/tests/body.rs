@@ -1,0 +1,92 @@
+//! What is accepted as a body: encodings, limits, and bombs.
+
+use bakeoff_lambda::request::{INFLATED_MAX, RECEIVED_MAX};
+use bakeoff_lambda::{App, Reply, Request, Result};
+use bakeoff_testkit::event::{Answer, Event, app, gzip, serve};
+use serde_json::{Value, json};
+
+async fn length(_: &App, request: Request) -> Result {
+    Reply::json(200, &json!({ "length": request.body()?.len() }))
+}
+
+async fn send(event: &Event) -> Answer {
+    serve(&app(&[]), length, event).await
+}
+
+fn event() -> Event {
+    Event::sample("claim")
+}
+
+#[tokio::test]
+async fn text_base64_and_gzip_are_one_body() {
+    let text = event().body_text().to_owned();
+    let encoded = [
+        event(),
+        event().bytes(text.as_bytes()),
+        event().gzip(),
+        event().gzip().header("content-encoding", " GZIP "),
+        event().header("content-encoding", "identity"),
+    ];
+    for event in encoded {
+        assert_eq!(send(&event).await.expect(200)["length"], text.len(), "{:?}", event.json());
+    }
+}
+
+#[tokio::test]
+async fn every_member_of_a_gzip_body_is_read() {
+    let members = [gzip(b"one "), gzip(b"two")].concat();
+    let event = event().bytes(&members).header("content-encoding", "gzip");
+    assert_eq!(send(&event).await.expect(200)["length"], "one two".len());
+}
+
+#[tokio::test]
+async fn what_is_not_what_it_says_is_refused() {
+    let whole = gzip(b"{}");
+    let not_gzip: [&[u8]; 4] = [b"{}", &whole[..whole.len() - 1], &[&whole[..], b"{}"].concat(), b""];
+    for bytes in not_gzip {
+        let event = event().bytes(bytes).header("content-encoding", "gzip");
+        send(&event).await.problem(400, "malformed_request");
+    }
+    send(&event().bytes(&[0xff, 0xfe])).await.problem(400, "malformed_request");
+}
+
+#[tokio::test]
+async fn other_encodings_are_refused() {
+    for encoding in ["br", "deflate", "gzip, gzip", "gzip,br", "gzip\u{e9}"] {
+        let answer = send(&event().header("content-encoding", encoding)).await;
+        // What is no text cannot be read as a name either, and the bytes then are what they are.
+        if encoding.is_ascii() {
+            answer.problem(415, "encoding_unsupported");
+        } else {
+            answer.expect(200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_limit_on_what_is_received_is_exact() {
+    let largest = "a".repeat(RECEIVED_MAX);
+    assert_eq!(send(&event().body(&largest)).await.expect(200)["length"], RECEIVED_MAX);
+    let answer = send(&event().bytes(format!("{largest}a").as_bytes())).await;
+    let problem = answer.problem(413, "body_too_large");
+    assert_eq!((&problem["size"], &problem["limit"]), (&json!(RECEIVED_MAX + 1), &json!(RECEIVED_MAX)));
+}
+
+#[tokio::test]
+async fn the_limit_on_what_is_inflated_is_exact() {
+    let compressed = |length| event().bytes(&gzip(&vec![b'a'; length])).header("content-encoding", "gzip");
+    assert_eq!(send(&compressed(INFLATED_MAX)).await.expect(200)["length"], INFLATED_MAX);
+    let answer = send(&compressed(INFLATED_MAX + 1)).await;
+    let problem = answer.problem(413, "body_too_large");
+    assert_eq!((&problem["size"], &problem["limit"]), (&Value::Null, &json!(INFLATED_MAX)));
+}
+
+/// Had it been inflated to its end, it would be malformed and not too large.
+#[tokio::test]
+async fn a_bomb_is_not_inflated_to_its_end() {
+    let member = gzip(&vec![0; INFLATED_MAX / 4]);
+    let mut bomb = member.repeat(RECEIVED_MAX / member.len() - 1);
+    bomb.extend(b"this is not gzip");
+    let event = event().bytes(&bomb).header("content-encoding", "gzip");
+    send(&event).await.problem(413, "body_too_large");
+}

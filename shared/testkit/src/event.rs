@@ -1,0 +1,389 @@
+//! Handlers under test: sample events as requests, and an app on a database of its own to serve them.
+
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bakeoff_core::allowlist::{self, NewEntry};
+use bakeoff_core::cancel::cancel;
+use bakeoff_core::claim::{ClaimRequest, claim};
+use bakeoff_core::enqueue::{Enqueued, NewRun, enqueue};
+use bakeoff_core::proof::ProvenKey;
+use bakeoff_core::register::{Registration, register};
+use bakeoff_core::runner::Admin;
+use bakeoff_core::token::new_signing_jwk;
+use bakeoff_lambda::config::Config;
+use bakeoff_lambda::serve::respond;
+use bakeoff_lambda::{App, Request};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ed25519_dalek::{Signer as _, SigningKey};
+use lambda_http::{Context, RequestExt as _};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::Database;
+
+/// The API's address in `events/`: the service's public URL.
+pub const SERVICE: &str = "https://a1b2c3d4e5.execute-api.us-east-1.amazonaws.com";
+/// The id of every request.
+pub const REQUEST_ID: &str = "8f2c7a1e-5b0d-4c3e-9a6f-0d1e2f3a4b5c";
+/// The public key in `events/`, the key that signed the harness's runs, is of this seed.
+const RUNNER_SEED: &str = include_str!("../../core/tests/fixtures/runner_key.seed");
+
+/// An event as API Gateway sends it to a function (payload format 2.0).
+#[derive(Clone, Debug)]
+pub struct Event(Value);
+
+impl Event {
+    /// A sample from `events/`, by its name without `.json`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn sample(name: &str) -> Self {
+        let path = format!("{}/../../events/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        Self(serde_json::from_str(&text).expect("a sample event is JSON"))
+    }
+
+    /// The body's text.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn body_text(&self) -> &str {
+        self.0["body"].as_str().expect("the event has a body")
+    }
+
+    /// The body as JSON, to change it and give it to [`Event::body`].
+    pub fn body_json(&self) -> Value {
+        serde_json::from_str(self.body_text()).expect("a sample's body is JSON")
+    }
+
+    /// With another body.
+    #[must_use]
+    pub fn body(mut self, body: impl ToString) -> Self {
+        self.0["body"] = json!(body.to_string());
+        self.0["isBase64Encoded"] = json!(false);
+        self
+    }
+
+    /// With a body of bytes, which the gateway hands on in base64.
+    #[must_use]
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0["body"] = json!(STANDARD.encode(bytes));
+        self.0["isBase64Encoded"] = json!(true);
+        self
+    }
+
+    /// With its body compressed, and saying so.
+    #[must_use]
+    pub fn gzip(self) -> Self {
+        let compressed = gzip(self.body_text().as_bytes());
+        self.bytes(&compressed).header("content-encoding", "gzip")
+    }
+
+    /// With a header, in place of one of that name. API Gateway has names in lower case.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.0["headers"][name] = json!(value);
+        self
+    }
+
+    /// Without a header.
+    #[must_use]
+    pub fn without_header(mut self, name: &str) -> Self {
+        self.0["headers"].as_object_mut().expect("an event has headers").remove(name);
+        self
+    }
+
+    /// As the runner who holds the token.
+    #[must_use]
+    pub fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    /// Under another path.
+    #[must_use]
+    pub fn path_parameter(mut self, name: &str, value: &str) -> Self {
+        self.0["pathParameters"][name] = json!(value);
+        self
+    }
+
+    /// With a query, as it stands after the question mark.
+    #[must_use]
+    pub fn query(mut self, query: &str) -> Self {
+        self.0["rawQueryString"] = json!(query);
+        self
+    }
+
+    /// For another route.
+    #[must_use]
+    pub fn route(mut self, route: &str) -> Self {
+        self.0["routeKey"] = json!(route);
+        self.0["requestContext"]["routeKey"] = json!(route);
+        self
+    }
+
+    /// Without what the gateway's IAM authorizer says of the caller.
+    #[must_use]
+    pub fn without_iam(mut self) -> Self {
+        self.0["requestContext"].as_object_mut().expect("an event has a context").remove("authorizer");
+        self
+    }
+
+    /// With another caller in what the gateway's IAM authorizer says.
+    #[must_use]
+    pub fn iam_user(mut self, arn: &str) -> Self {
+        self.0["requestContext"]["authorizer"]["iam"]["userArn"] = json!(arn);
+        self
+    }
+
+    /// As the Lambda runtime delivers it.
+    pub fn json(&self) -> &Value {
+        &self.0
+    }
+
+    fn request(&self) -> lambda_http::Request {
+        lambda_http::request::from_str(&self.0.to_string())
+            .expect("an event of payload format 2.0")
+            .with_lambda_context(context())
+    }
+}
+
+/// The context of an invocation: an id, and a deadline.
+pub fn context() -> Context {
+    let deadline = SystemTime::now() + Duration::from_secs(29);
+    let mut context = Context::default();
+    context.request_id = REQUEST_ID.to_owned();
+    context.deadline = deadline
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| since.as_millis().try_into().ok())
+        .expect("a deadline after 1970");
+    context
+}
+
+/// Gzip (RFC 1952).
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("writing to memory");
+    encoder.finish().expect("writing to memory")
+}
+
+/// What a handler answered, as HTTP.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body; null where there is none.
+    pub body: Value,
+    headers: lambda_http::http::HeaderMap,
+}
+
+impl Answer {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body of a success.
+    ///
+    /// # Panics
+    /// When the status is another, or the answer is not as every success is.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.body);
+        let content_type = (!self.body.is_null()).then_some("application/json");
+        assert_eq!(self.header("content-type"), content_type);
+        self.body
+    }
+
+    /// The body of a refusal with this status and code.
+    ///
+    /// # Panics
+    /// When it is another, or not what the contract says of every problem.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> &Value {
+        let problem = &self.body;
+        assert_eq!((self.status, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(problem["type"], format!("urn:bakeoff:problem:{code}"));
+        assert_eq!(problem["status"], status);
+        for member in ["title", "detail"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {problem}");
+        }
+        assert_eq!(self.header("www-authenticate").is_some(), status == 401, "{:?}", self.headers);
+        assert_eq!(self.header("retry-after").is_some(), status == 503, "{:?}", self.headers);
+        problem
+    }
+
+    /// The places of all faults of a 422.
+    ///
+    /// # Panics
+    /// When it is no such refusal.
+    #[track_caller]
+    pub fn pointers(&self) -> Vec<&str> {
+        let errors = self.problem(422, "invalid_request")["errors"].as_array().expect("a list of faults");
+        errors
+            .iter()
+            .map(|fault| {
+                assert!(fault["detail"].as_str().is_some_and(|text| !text.is_empty()), "{fault}");
+                fault["pointer"].as_str().expect("a pointer")
+            })
+            .collect()
+    }
+}
+
+/// An app on a database of its own, with signing keys in a file: what a function has in the cloud.
+pub struct Service {
+    /// The database.
+    pub database: Database,
+    app: App,
+    keys: String,
+}
+
+impl Service {
+    /// Sets one up.
+    pub async fn start() -> Self {
+        let database = Database::create().await;
+        let keys = std::env::temp_dir().join(format!("bakeoff-keys-{}.json", Uuid::new_v4()));
+        let keys = keys.display().to_string();
+        let set = json!({ "keys": [new_signing_jwk([7; 32])] });
+        std::fs::write(&keys, set.to_string()).expect("a file for the signing keys");
+        let app =
+            app(&[("PUBLIC_URL", SERVICE), ("DATABASE_URL", database.url()), ("SIGNING_KEYS_FILE", &keys)]);
+        Self { database, app, keys }
+    }
+
+    /// The app.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Has `handler` serve `event`, all the way from the event to HTTP.
+    pub async fn send<'a, H, F>(&'a self, handler: H, event: &Event) -> Answer
+    where
+        H: Fn(&'a App, Request) -> F,
+        F: Future<Output = bakeoff_lambda::Result>,
+    {
+        serve(&self.app, handler, event).await
+    }
+
+    /// The file of the signing keys.
+    pub fn keys_file(&self) -> &str {
+        &self.keys
+    }
+
+    /// Allows the runner of `events/`.
+    pub async fn allow_runner(&self) {
+        self.allow(&Event::sample("keys-add").body_json()).await;
+    }
+
+    /// Adds an entry to the allowlist, as an admin would write it.
+    pub async fn allow(&self, entry: &Value) {
+        let entry = NewEntry::parse(&entry.to_string()).expect("an entry");
+        allowlist::add(&self.database.client().await, &admin(), &entry).await.expect("the key is new");
+    }
+
+    /// Allows and registers the runner of `events/`, and returns its token.
+    pub async fn register_runner(&self) -> String {
+        self.allow_runner().await;
+        self.token_of("runner-amd-8060s", time::Duration::hours(1)).await
+    }
+
+    /// A token for the registered runner of `events/` under a name, valid for `ttl` from now.
+    pub async fn token_of(&self, runner_id: &str, ttl: time::Duration) -> String {
+        let mut body = Event::sample("register").body_json();
+        body["runner_id"] = json!(runner_id);
+        let registration = Registration::parse(&body.to_string()).expect("a sample registration");
+        let url = format!("{SERVICE}/api/runners/register");
+        let proven = ProvenKey::from_proof(&proof(&proof_claims()), &url).expect("a proof of the key");
+        let keys = self.app.signing_keys().await.expect("the keys in the file");
+        let client = self.database.client().await;
+        register(&client, &keys, SERVICE, ttl, &proven, &registration).await.expect("it is allowed").token
+    }
+
+    /// Enqueues the run of `events/`.
+    pub async fn enqueue_run(&self) -> Enqueued {
+        let run = NewRun::parse(Event::sample("runs-enqueue").body_text()).expect("a sample run");
+        enqueue(&self.database.client().await, &admin(), &run).await.expect("the run is new")
+    }
+}
+
+impl Service {
+    /// Has the runner with this token claim the run of `events/`, under the claim id of `events/`.
+    pub async fn claim_job(&self, token: &str) {
+        let keys = self.app.signing_keys().await.expect("the keys in the file");
+        let runner = keys.authenticate(SERVICE, token).expect("a valid token");
+        let wanted = ClaimRequest::parse(Event::sample("claim").body_text()).expect("a sample claim");
+        let terms = self.app.config().lease;
+        let job = claim(&self.database.client().await, &runner, terms, &wanted).await;
+        job.expect("the runner is allowed").expect("there is a job");
+    }
+
+    /// Cancels the run of `events/`.
+    pub async fn cancel_run(&self) {
+        let run_id =
+            Event::sample("runs-enqueue").body_json()["run_id"].as_str().and_then(|id| id.parse().ok());
+        let run_id = run_id.expect("the sample names its run");
+        cancel(&self.database.client().await, &admin(), run_id, None).await.expect("the run is there");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.keys);
+    }
+}
+
+/// Has `handler` serve `event` with `app`, all the way from the event to HTTP.
+///
+/// # Panics
+/// When the answer lacks what every answer has.
+pub async fn serve<'a, H, F>(app: &'a App, handler: H, event: &Event) -> Answer
+where
+    H: Fn(&'a App, Request) -> F,
+    F: Future<Output = bakeoff_lambda::Result>,
+{
+    let response = respond(app, handler, event.request()).await.expect("every refusal is an answer");
+    let (parts, body) = response.into_parts();
+    assert_eq!(parts.headers["x-request-id"], REQUEST_ID);
+    assert_eq!(parts.headers["cache-control"], "no-store");
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
+    Answer { status: parts.status.as_u16(), body, headers: parts.headers }
+}
+
+/// An app of these settings.
+///
+/// # Panics
+/// When they make no sense.
+pub fn app(settings: &[(&str, &str)]) -> App {
+    let setting =
+        |name: &str| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    App::new(Config::from(&setting).expect("settings that make sense"))
+}
+
+fn admin() -> Admin {
+    Admin::vouched_by_iam("arn:aws:iam::123456789012:user/bench-admin")
+}
+
+/// The claims of a fresh proof for the registration route.
+pub fn proof_claims() -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs();
+    json!({
+        "htm": "POST", "htu": format!("{SERVICE}/api/runners/register"), "iat": now, "jti": Uuid::new_v4(),
+    })
+}
+
+/// A proof with these claims by the key of `events/` (RFC 9449, section 4).
+pub fn proof(claims: &Value) -> String {
+    let seed = STANDARD.decode(RUNNER_SEED.trim()).ok().and_then(|seed| seed.try_into().ok());
+    let key = SigningKey::from_bytes(&seed.expect("a seed of 32 bytes in base64"));
+    let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+    let header = json!({
+        "typ": "dpop+jwt", "alg": "EdDSA", "jwk": { "kty": "OKP", "crv": "Ed25519", "x": x },
+    });
+    let encoded = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let signed = format!("{}.{}", encoded(&header), encoded(claims));
+    let signature = key.sign(signed.as_bytes()).to_bytes();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
