@@ -10,7 +10,7 @@ use bakeoff_core::enqueue::{Enqueued, NewRun, enqueue};
 use bakeoff_core::proof::ProvenKey;
 use bakeoff_core::register::{Registration, register};
 use bakeoff_core::runner::Admin;
-use bakeoff_core::token::new_signing_jwk;
+use bakeoff_core::token::rotated;
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::serve::respond;
 use bakeoff_lambda::{App, Request};
@@ -247,8 +247,7 @@ impl Service {
         let database = Database::create().await;
         let keys = std::env::temp_dir().join(format!("bakeoff-keys-{}.json", Uuid::new_v4()));
         let keys = keys.display().to_string();
-        let set = json!({ "keys": [new_signing_jwk([7; 32])] });
-        std::fs::write(&keys, set.to_string()).expect("a file for the signing keys");
+        std::fs::write(&keys, key_set([7; 32])).expect("a file for the signing keys");
         let app =
             app(&[("PUBLIC_URL", SERVICE), ("DATABASE_URL", database.url()), ("SIGNING_KEYS_FILE", &keys)]);
         Self { database, app, keys }
@@ -364,6 +363,12 @@ pub fn app(settings: &[(&str, &str)]) -> App {
 
 fn admin() -> Admin {
     Admin::vouched_by_iam("arn:aws:iam::123456789012:user/bench-admin")
+}
+
+/// A JWK set of one signing key, the same for the same seed.
+pub fn key_set(seed: [u8; 32]) -> String {
+    let now = time::OffsetDateTime::UNIX_EPOCH;
+    rotated(r#"{"keys":[]}"#, seed, now, time::Duration::ZERO).expect("an empty set")
 }
 
 /// The claims of a fresh proof for the registration route.
