@@ -33,6 +33,8 @@ CONTRACT = {
 BEHIND_NO_ROUTE = {"reaper", "migrate", "rotate"}
 # Read by the functions in Rust but set by whoever runs them outside the cloud.
 LOCAL_SETTINGS = {"DATABASE_URL", "SIGNING_KEYS_FILE", "TRUSTED_ROOT_FILE"}
+# Of the queue's own metrics: each stack has its own.
+NAMESPACE = "Bakeoff/${AWS::StackName}"
 SETTING = re.compile(r'"((?:DATABASE|HEARTBEAT|LEASE|PUBLIC|SIGNING|TOKEN|TRUSTED)_[A-Z_]+)"')
 
 faults = []
@@ -175,13 +177,14 @@ def check_metrics(expanded):
         properties = alarm["Properties"]
         metrics = [m["MetricStat"]["Metric"] for m in properties.get("Metrics", []) if "MetricStat" in m]
         for metric in metrics or [properties]:
-            if metric["Namespace"] == "Bakeoff":
+            if metric["Namespace"] == {"Fn::Sub": NAMESPACE}:
                 watched.add(metric["MetricName"])
                 watched.update(dimension["Value"] for dimension in metric.get("Dimensions", []))
     for dashboard in of_type(expanded["Resources"], "AWS::CloudWatch::Dashboard").values():
         body = dashboard["Properties"]["DashboardBody"]["Fn::Sub"]
-        watched.update(re.findall(r'"Bakeoff", "(\w+)"|MetricName=\\"(\w+)', body))
+        watched.update(re.findall(rf'"{re.escape(NAMESPACE)}", "(\w+)"|MetricName=\\"(\w+)', body))
     watched = {name for entry in watched for name in ([entry] if isinstance(entry, str) else entry) if name}
+    check(len(watched) > 8, f"few metrics are watched: {sorted(watched, key=str)}")
     code = "".join(path.read_text(encoding="utf-8") for path in rust_sources())
     unpublished = sorted(name for name in watched if f'"{name}"' not in code)
     check(not unpublished, f"watched but never published: {unpublished}")

@@ -26,6 +26,15 @@ pub async fn cancel(
     run_id: Uuid,
     reason: Option<&str>,
 ) -> Result<Cancelled, Error> {
+    match end(client, admin, run_id, reason).await {
+        // Another cancel may have been under way: the statement waited for it and found nothing left to
+        // do, but sees that it was a cancel only when it looks anew.
+        Err(Error::RunFinished(_)) => end(client, admin, run_id, reason).await,
+        answer => answer,
+    }
+}
+
+async fn end(client: &Client, admin: &Admin, run_id: Uuid, reason: Option<&str>) -> Result<Cancelled, Error> {
     let row = client
         .query_typed_one(
             CANCEL,

@@ -1,11 +1,18 @@
 -- Cancels what has not ended. A live row keeps its claim's id, so that its runner's next heartbeat can be
 -- told, and loses its lease.
-WITH cancelled AS (
-    UPDATE run_queue
-       SET status = 'CANCELLED', completed_at = now(), lease_expires_at = NULL, retry_after = NULL,
-           error_detail = coalesce($3, error_detail), updated_at = now()
+WITH unended AS (
+    SELECT queue_id
+      FROM run_queue
      WHERE run_id = $1 AND status IN ('PENDING', 'CLAIMED', 'IN_PROGRESS')
-    RETURNING queue_id
+     ORDER BY queue_id
+       FOR UPDATE
+), cancelled AS (
+    UPDATE run_queue q
+       SET status = 'CANCELLED', completed_at = now(), lease_expires_at = NULL, retry_after = NULL,
+           error_detail = coalesce($3, q.error_detail), updated_at = now()
+      FROM unended
+     WHERE q.queue_id = unended.queue_id
+    RETURNING q.queue_id
 ), noted AS (
     INSERT INTO audit_log (actor, action, subject, detail)
     SELECT $2, 'run.cancel', $1::text, jsonb_strip_nulls(jsonb_build_object('reason', $3, 'rows', count(*)))

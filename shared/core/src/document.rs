@@ -88,6 +88,17 @@ impl<'a> Object<'a> {
         self.present(name, faults).then(|| self.optional(name, faults)).flatten()
     }
 
+    /// Takes any JSON, if it is there, for a `jsonb` column: such a column holds no NUL.
+    pub fn json(&mut self, name: &str, faults: &mut Faults) -> Option<serde_json::Value> {
+        let at = self.pointer(name);
+        let value = self.raw(name)?;
+        if value.get().contains("\\u0000") {
+            faults.push(at, "holds a NUL character");
+            return None;
+        }
+        serde_json::from_str(value.get()).map_err(|error| faults.push(at, described(&error))).ok()
+    }
+
     /// Takes a text whose length in bytes is in `length`, if it is there.
     pub fn text(&mut self, name: &str, length: RangeInclusive<usize>, faults: &mut Faults) -> Option<String> {
         let text: String = self.optional(name, faults)?;
@@ -171,9 +182,11 @@ impl<'a> Object<'a> {
     }
 
     /// Whether a required field is there; notes a fault if not.
-    pub fn present(&self, name: &str, faults: &mut Faults) -> bool {
+    pub fn present(&mut self, name: &str, faults: &mut Faults) -> bool {
         let present = self.has(name);
         if !present {
+            // An explicit null is missing, but it is not unknown.
+            self.members.remove(name);
             faults.push(self.pointer(name), "is missing");
         }
         present

@@ -244,12 +244,13 @@ fn no_id_twice<'a>(ids: impl Iterator<Item = (&'a String, &'a String)>, faults: 
 impl NewModel {
     fn read(mut object: Object, pointer: String, faults: &mut Faults) -> Option<Self> {
         let id = object.required_text("id", 1..=200, faults);
+        let named = object.has("model_id");
         let model_id: Option<Uuid> = object.optional("model_id", faults);
-        let spec = match (object.has("descriptor"), model_id) {
-            (true, None) => object
+        let spec = match (object.has("descriptor"), named) {
+            (true, false) => object
                 .object("descriptor", faults)
                 .and_then(|descriptor| Self::read_descriptor(descriptor, faults)),
-            (false, Some(model_id)) => Some(json!({ "model_id": model_id, "named": true })),
+            (false, true) => model_id.map(|model_id| json!({ "model_id": model_id, "named": true })),
             _ => {
                 faults.push(&*pointer, "needs either a descriptor or the model_id of a known model");
                 None
@@ -319,7 +320,7 @@ impl NewModel {
         let name = object.required_text("name", 1..=200, faults);
         let display_name = object.text("display_name", 1..=200, faults);
         let homepage = object.text("homepage", 1..=1000, faults);
-        let service_identifiers: Option<Value> = object.optional("service_identifiers", faults);
+        let service_identifiers = object.json("service_identifiers", faults);
         let provisional: Option<bool> = object.optional("provisional", faults);
         object.raw("creator_id");
         object.finish(faults);
@@ -337,7 +338,7 @@ impl NewModel {
         read_list(object, "sources", faults, |mut source, _, faults| {
             let source_type = source.required_text("source_type", 1..=64, faults);
             let url = source.required_text("url", 1..=2000, faults);
-            let metadata: Option<Value> = source.optional("source_metadata", faults);
+            let metadata = source.json("source_metadata", faults);
             source.raw("updated");
             source.finish(faults);
             Some(json!({ "source_type": source_type?, "url": url?, "source_metadata": metadata }))
@@ -366,16 +367,15 @@ fn python_text(number: Option<String>) -> String {
 impl NewPrompt {
     fn read(mut object: Object, pointer: String, faults: &mut Faults) -> Option<Self> {
         let id = object.required_text("id", 1..=200, faults);
-        let prompt_id = object.integer("prompt_id", 1..=i32::MAX, faults);
-        let spec = match prompt_id {
-            Some(prompt_id) => Some(json!({ "prompt_id": prompt_id })),
-            None => {
-                let file_path = object.required_text("file_path", 1..=1000, faults);
-                let git_commit_hash = object.required_text("git_commit_hash", 1..=64, faults);
-                file_path
-                    .zip(git_commit_hash)
-                    .map(|(path, commit)| json!({ "file_path": path, "git_commit_hash": commit }))
-            }
+        let spec = if object.has("prompt_id") {
+            let prompt_id = object.integer("prompt_id", 1..=i32::MAX, faults);
+            prompt_id.map(|prompt_id| json!({ "prompt_id": prompt_id }))
+        } else {
+            let file_path = object.required_text("file_path", 1..=1000, faults);
+            let git_commit_hash = object.required_text("git_commit_hash", 1..=64, faults);
+            file_path
+                .zip(git_commit_hash)
+                .map(|(path, commit)| json!({ "file_path": path, "git_commit_hash": commit }))
         };
         object.finish(faults);
         let id = id?;
@@ -442,6 +442,10 @@ fn refusal(run: &NewRun, error: tokio_postgres::Error) -> Error {
         "model_unknown" => (model, "names no known model"),
         "model_unfit" => {
             (model, "has no quantization or active_parameter_count_b: nobody could tell who may run it")
+        }
+        "model_twice" => (model, "is the same model as another of the run: their metrics would be one row"),
+        "prompt_twice" => {
+            (prompt, "is the same prompt as another of the run: their metrics would be one row")
         }
         _ => (prompt, "names no known prompt"),
     };

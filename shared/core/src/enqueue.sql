@@ -74,6 +74,9 @@ BEGIN
         ELSE
             v_model_id := queue_find_or_make_model(v_model);
         END IF;
+        IF v_model_id = ANY (v_model_ids) THEN
+            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_twice', DETAIL = v_model ->> 'id';
+        END IF;
         v_model_ids := v_model_ids || v_model_id;
 
         -- What this job says of the model decides; the database is asked only where the job is silent.
@@ -118,6 +121,9 @@ BEGIN
             END IF;
         ELSE
             v_prompt_id := queue_find_or_make_prompt(v_prompt ->> 'file_path', v_prompt ->> 'git_commit_hash');
+        END IF;
+        IF v_prompt_id = ANY (v_prompt_ids) THEN
+            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'prompt_twice', DETAIL = v_prompt ->> 'id';
         END IF;
         v_prompt_ids := v_prompt_ids || v_prompt_id;
     END LOOP;

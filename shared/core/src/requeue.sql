@@ -4,6 +4,7 @@ WITH ended AS (
     SELECT queue_id, claim_id, claimed_by
       FROM run_queue
      WHERE run_id = $1 AND (status IN ('FAILED', 'CANCELLED') OR status = 'PENDING' AND retry_after IS NOT NULL)
+     ORDER BY queue_id
        FOR UPDATE
 ), remembered AS (
     INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)

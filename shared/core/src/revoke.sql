@@ -30,10 +30,13 @@ BEGIN
           FROM run_queue q
          WHERE q.status IN ('CLAIMED', 'IN_PROGRESS')
            AND q.claimed_by IN (SELECT r.runner_id FROM runners r WHERE r.key_id = p_key_id)
+         -- As cancel.sql and requeue.sql lock: in another order we might wait for each other.
+         ORDER BY q.queue_id
            FOR UPDATE
     ), remembered AS (
         INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
-        SELECT claim_id, queue_id, claimed_by, 'revoked' FROM held
+        -- A row that a tool of the harness claimed, before there were claim ids, has none.
+        SELECT claim_id, queue_id, claimed_by, 'revoked' FROM held WHERE claim_id IS NOT NULL
     ), returned AS (
         UPDATE run_queue q
            SET status = 'PENDING', claim_id = NULL, claimed_by = NULL, claimed_at = NULL, started_at = NULL,

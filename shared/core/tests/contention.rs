@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
+use bakeoff_core::cancel::cancel;
 use bakeoff_core::claim::{ClaimRequest, claim};
+use bakeoff_core::reap::reap;
 use bakeoff_core::revoke::revoke;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::given::{self, TERMS};
 use serde_json::json;
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -180,4 +182,41 @@ async fn runs_that_name_the_same_new_models_and_prompts_are_enqueued_at_once() {
     assert_eq!(one.query_one(twice, &[]).await.unwrap().get::<_, i64>(0), 0);
     let models: i64 = one.query_one("SELECT count(*) FROM models", &[]).await.unwrap().get(0);
     assert_eq!(models, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn steering_from_all_sides_at_once_never_deadlocks() {
+    let database = Database::create().await;
+    let clients =
+        [database.client().await, database.client().await, database.client().await, database.client().await];
+    for round in 0..8 {
+        let runner = given::runner(&clients[0], &format!("bench-{round}")).await;
+        let mut run = given::run();
+        run["prompts"] = (0..12).map(|n| given::prompt(&format!("p{n}"))).collect();
+        run["split_by"] = json!("prompt");
+        let run_id = given::enqueued(&clients[0], &run).await.run_id;
+        for _ in 0..12 {
+            given::claimed(&clients[0], &runner).await;
+        }
+        // Half of them lapsed, and stored in another order than the ids.
+        clients[0]
+            .execute(
+                "UPDATE run_queue SET lease_expires_at = now() - interval '1 s'
+                  WHERE queue_id IN (SELECT queue_id FROM run_queue WHERE run_id = $1 ORDER BY queue_id LIMIT 6)",
+                &[&run_id],
+            )
+            .await
+            .unwrap();
+        let (admin, key_id) = (given::admin(), runner.machine.key_id());
+        let (a, b, c, d) = tokio::join!(
+            cancel(&clients[0], &admin, run_id, None),
+            revoke(&clients[1], &admin, &key_id, None),
+            reap(&clients[2], TERMS, Duration::from_secs(5)),
+            cancel(&clients[3], &admin, run_id, None),
+        );
+        (a.unwrap(), b.unwrap(), c.unwrap(), d.unwrap());
+        cancel(&clients[0], &admin, run_id, None).await.unwrap();
+        let left = "SELECT count(*) FROM run_queue WHERE status <> 'CANCELLED'";
+        assert_eq!(clients[0].query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+    }
 }

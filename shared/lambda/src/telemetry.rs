@@ -1,10 +1,15 @@
 //! CloudWatch metrics in the embedded metric format: JSON lines on standard output.
 
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The CloudWatch namespace.
-const NAMESPACE: &str = "Bakeoff";
+/// The CloudWatch namespace: a stack's own, so that a test stack sets off no alarm of another. The
+/// template names each function STACK-FUNCTION.
+static NAMESPACE: LazyLock<String> = LazyLock::new(|| {
+    let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
+    function.rsplit_once('-').map_or_else(|| "Bakeoff".to_owned(), |(stack, _)| format!("Bakeoff/{stack}"))
+});
 
 /// One value of one metric.
 #[derive(Clone, Debug)]
@@ -41,7 +46,7 @@ impl Metric {
             json!({
                 "Timestamp": u64::try_from(now_ms).unwrap_or_default(),
                 "CloudWatchMetrics": [{
-                    "Namespace": NAMESPACE,
+                    "Namespace": *NAMESPACE,
                     "Dimensions": [dimensions],
                     "Metrics": [{ "Name": self.name, "Unit": self.unit }],
                 }],

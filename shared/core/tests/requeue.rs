@@ -1,0 +1,98 @@
+//! Putting a failed or cancelled run back in the queue.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bakeoff_core::Error;
+use bakeoff_core::cancel::cancel;
+use bakeoff_core::heartbeat::{Directive, HeartbeatRequest, heartbeat};
+use bakeoff_core::reap::reap;
+use bakeoff_core::requeue::requeue;
+use bakeoff_testkit::Database;
+use bakeoff_testkit::given::{self, Runner, TERMS};
+use serde_json::json;
+use std::time::Duration;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+async fn a_split_run(client: &Client) -> Uuid {
+    let mut run = given::run();
+    run["prompts"] = ["a", "b", "c"].map(given::prompt).into_iter().collect();
+    run["split_by"] = json!("prompt");
+    given::enqueued(client, &run).await.run_id
+}
+
+async fn statuses(client: &Client, run_id: Uuid) -> Vec<String> {
+    let rows = "SELECT status FROM run_queue WHERE run_id = $1 ORDER BY status";
+    client.query(rows, &[&run_id]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+async fn directive(client: &Client, runner: &Runner, run_id: Uuid, claim_id: Uuid) -> Directive {
+    let request = HeartbeatRequest { claim_id, progress: None };
+    heartbeat(client, &runner.authenticated, TERMS, run_id, &request).await.unwrap().directive
+}
+
+#[tokio::test]
+async fn a_requeue_gives_what_ended_without_a_result_a_fresh_start() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = given::runner(&client, "bench").await;
+    let run_id = a_split_run(&client).await;
+    let held = given::claimed(&client, &runner).await;
+    cancel(&client, &given::admin(), run_id, None).await.unwrap();
+    client
+        .batch_execute(
+            "UPDATE run_queue SET status = 'FAILED', attempt_count = 5
+              WHERE queue_id = (SELECT queue_id FROM run_queue WHERE claim_id IS NULL LIMIT 1)",
+        )
+        .await
+        .unwrap();
+
+    let requeued = requeue(&client, &given::admin(), run_id, Some("once more")).await.unwrap();
+    assert_eq!((requeued.run_id, requeued.rows_requeued), (run_id, 3));
+    // The runner of the cancelled row may not have heard yet.
+    assert_eq!(directive(&client, &runner, run_id, held.claim_id).await, Directive::Cancel);
+    for _ in 0..3 {
+        let job = given::claimed(&client, &runner).await;
+        assert_eq!((job.attempt, job.run_id), (1, run_id));
+        assert_ne!(job.claim_id, held.claim_id);
+    }
+    // Live rows are left alone.
+    assert_eq!(requeue(&client, &given::admin(), run_id, None).await.unwrap().rows_requeued, 0);
+    assert_eq!(statuses(&client, run_id).await, ["CLAIMED", "CLAIMED", "CLAIMED"]);
+}
+
+#[tokio::test]
+async fn a_requeue_of_a_row_that_waits_brings_it_forward() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = given::runner(&client, "bench").await;
+    let run_id = given::enqueued(&client, &given::run()).await.run_id;
+    client
+        .execute("UPDATE run_queue SET retry_after = now() + interval '1 h', attempt_count = 3", &[])
+        .await
+        .unwrap();
+    assert_eq!(requeue(&client, &given::admin(), run_id, None).await.unwrap().rows_requeued, 1);
+    let job = given::claimed(&client, &runner).await;
+    assert_eq!(job.attempt, 1);
+    given::submitted(&client, &runner, &job, &given::result(&job)).await.unwrap();
+    let complete = requeue(&client, &given::admin(), run_id, None).await;
+    assert!(matches!(complete, Err(Error::RunFinished(_))), "{complete:?}");
+    let unknown = requeue(&client, &given::admin(), Uuid::new_v4(), None).await;
+    assert!(matches!(unknown, Err(Error::RunNotFound)), "{unknown:?}");
+}
+
+/// The claim lapsed before the requeue: its result is as welcome as ever.
+#[tokio::test]
+async fn a_late_result_still_counts_after_a_requeue() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = given::runner(&client, "bench").await;
+    let mut run = given::run();
+    run["max_attempts"] = json!(0);
+    let run_id = given::enqueued(&client, &run).await.run_id;
+    let job = given::claimed(&client, &runner).await;
+    given::lapsed(&client, &job).await;
+    reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
+    requeue(&client, &given::admin(), run_id, None).await.unwrap();
+    assert!(given::submitted(&client, &runner, &job, &given::result(&job)).await.unwrap().late);
+}

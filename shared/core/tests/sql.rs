@@ -1,0 +1,162 @@
+//! Every statement as the database sees it: it prepares, and it does nothing that pins a connection of
+//! a multiplexing proxy or outlives its transaction.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bakeoff_testkit::Database;
+use std::fs;
+use std::path::PathBuf;
+
+fn sources(extension: &str) -> Vec<(PathBuf, String)> {
+    let src = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    let mut sources: Vec<(PathBuf, String)> = fs::read_dir(src)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .collect();
+    sources.sort();
+    assert!(sources.len() > 10, "the sources are where they are looked for");
+    sources
+}
+
+/// SQL without its comments and literals, upper-case, one space between any two words.
+fn bare(sql: &str) -> String {
+    let lines: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap()).collect();
+    let outside: Vec<String> = lines.join(" ").split('\'').step_by(2).map(str::to_uppercase).collect();
+    let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words(outside.join("''"))
+}
+
+/// What a session would remember: RDS Proxy and its like keep such a connection to one client.
+fn pins(sql: &str) -> Option<&'static str> {
+    const SESSION: [&str; 13] = [
+        "LISTEN ",
+        "NOTIFY ",
+        "PREPARE ",
+        "DEALLOCATE ",
+        "DECLARE CURSOR",
+        "DISCARD ",
+        "SET SESSION",
+        "SET LOCAL",
+        "SET_CONFIG(",
+        "TEMPORARY ",
+        "TEMP TABLE",
+        "LOCK TABLE",
+        "SETVAL(",
+    ];
+    let sql = bare(sql);
+    let statement_sets = sql.split(';').any(|statement| {
+        let statement = statement.trim_start();
+        statement.starts_with("SET ")
+            || statement.starts_with("BEGIN SET ")
+            || statement.starts_with("RESET ")
+    });
+    if statement_sets {
+        return Some("SET");
+    }
+    // Advisory locks of a transaction are called pg_advisory_xact_lock; all others are the session's.
+    let locks = ["PG_ADVISORY_LOCK", "PG_TRY_ADVISORY_LOCK", "PG_ADVISORY_UNLOCK"];
+    SESSION.into_iter().chain(locks).find(|word| sql.contains(word))
+}
+
+#[test]
+fn no_statement_on_a_request_path_pins_its_connection() {
+    for (path, sql) in sources("sql") {
+        assert_eq!(pins(&sql), None, "{}", path.display());
+    }
+    // Statements that stand in the code, migration apart: it has a connection of its own.
+    for (path, code) in sources("rs") {
+        if path.file_name().is_some_and(|name| name == "migrate.rs") {
+            continue;
+        }
+        for literal in code.split('"').skip(1).step_by(2).filter(|text| text.contains("SELECT")) {
+            assert_eq!(pins(literal), None, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_pins_is_recognized() {
+    for sql in [
+        "SET statement_timeout = 1",
+        "SELECT 1; set jit = off",
+        "listen x",
+        "SELECT pg_advisory_lock(1)",
+        "CREATE TEMP TABLE t ()",
+        "CREATE\n TEMPORARY\tTABLE t ()",
+        "SELECT set_config('jit', 'off', true)",
+        "PREPARE p AS SELECT 1",
+    ] {
+        assert!(pins(sql).is_some(), "{sql}");
+    }
+    for sql in [
+        "UPDATE t SET x = 1",
+        "SELECT pg_advisory_xact_lock_shared(1)",
+        "SELECT 'SET x; LISTEN '  -- SET; LISTEN y",
+        "INSERT INTO t VALUES (1) ON CONFLICT DO UPDATE SET x = 2",
+    ] {
+        assert_eq!(pins(sql), None, "{sql}");
+    }
+}
+
+/// Parameters without a cast have the types their operation sends; where a statement alone does not
+/// determine them, it must.
+#[tokio::test]
+async fn every_statement_prepares() {
+    use tokio_postgres::types::Type;
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (text, uuid, int4, int8) = (Type::TEXT, Type::UUID, Type::INT4, Type::INT8);
+    for (path, sql) in sources("sql") {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if sql.contains("CREATE OR REPLACE FUNCTION") {
+            // Created by the migration; its body is checked below.
+            continue;
+        }
+        let types = match name.as_str() {
+            "cancel" | "requeue" => vec![uuid.clone(), text.clone(), text.clone()],
+            "reap_begin" => vec![int4.clone(), int4.clone(), int4.clone()],
+            "allowlist_list" => vec![int8.clone(), int4.clone()],
+            "release" => {
+                vec![uuid.clone(), uuid.clone(), text.clone(), text.clone(), text.clone(), text.clone()]
+            }
+            "register" => {
+                let mut types = vec![text.clone(), text.clone(), text.clone(), text.clone(), int8.clone()];
+                types.extend([int4.clone(), text.clone(), int4.clone(), text.clone(), text.clone()]);
+                types.extend([Type::FLOAT8, Type::TEXT_ARRAY, Type::JSONB]);
+                types
+            }
+            "allowlist_add" => {
+                let mut types = vec![text.clone(), text.clone(), Type::BYTEA];
+                types.extend(vec![text.clone(); 7]);
+                types.push(Type::TIMESTAMPTZ);
+                types
+            }
+            _ => Vec::new(),
+        };
+        if let Err(error) = client.prepare_typed(&sql, &types).await {
+            panic!("{}: {error:?}", path.display());
+        }
+    }
+}
+
+/// PL/pgSQL parses a statement when it is first reached. Each function of ours is reached here with
+/// arguments that lead nowhere, and its every statement by the tests of its operation.
+#[tokio::test]
+async fn the_functions_are_there_and_no_others() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let functions = "SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                      WHERE n.nspname = 'public' ORDER BY 1";
+    let rows = client.query(functions, &[]).await.unwrap();
+    let there: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let mut written: Vec<String> = sources("sql")
+        .iter()
+        .flat_map(|(_, sql)| sql.split("CREATE OR REPLACE FUNCTION ").skip(1))
+        .map(|definition| definition.split('(').next().unwrap().trim().to_owned())
+        .collect();
+    written.push("audit_log_is_append_only".to_owned());
+    written.sort();
+    assert_eq!(there, written);
+}
