@@ -79,8 +79,7 @@ async fn a_claim_that_is_over_is_not_given_again() {
     let token = service.register_runner().await;
     service.enqueue_run().await;
     send(&service, &event(&token)).await.expect(200);
-    let client = service.database.client().await;
-    client.batch_execute("UPDATE run_queue SET status = 'CANCELLED', completed_at = now()").await.unwrap();
+    service.cancel_run().await;
     send(&service, &event(&token)).await.problem(409, "claim_lost");
 }
 

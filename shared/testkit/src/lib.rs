@@ -1,8 +1,9 @@
-//! What tests need: a database each, what stands in it before the story begins, and sample events served
-//! by an app on it.
+//! What tests need: a database each, what stands in it before the story begins, sample events served by
+//! an app on it, and a Secrets Manager that says what it is told to.
 
 mod database;
 pub mod event;
 pub mod given;
+pub mod secrets;
 
 pub use database::Database;
