@@ -19,7 +19,8 @@ fn runner_entry(name: &str) -> Value {
 }
 
 fn identity_entry(subject: &str) -> Value {
-    json!({ "issuer": "https://token.actions.githubusercontent.com", "subject": subject, "label": "packager" })
+    let issuer = "https://token.actions.githubusercontent.com";
+    json!({ "issuer": issuer, "subject": subject, "label": "packager" })
 }
 
 async fn count(client: &Client, table: &str) -> i64 {

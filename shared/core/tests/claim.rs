@@ -89,12 +89,11 @@ async fn rows_that_do_not_fit_never_hide_the_one_that_does() {
         too_big["models"] = json!([given::model("big", "q4_k_m", 70.0)]);
         let mut too_fine = given::run();
         too_fine["models"] = json!([given::model("fine", "q8_0", 1.0)]);
-        for run in [&mut too_big, &mut too_fine] {
-            for _ in 0..unfit / 2 {
-                run["run_id"] = json!(Uuid::new_v4());
-                given::enqueued(&client, run).await;
-            }
-        }
+        given::enqueued(&client, &too_big).await;
+        given::enqueued(&client, &too_fine).await;
+        let more = "INSERT INTO run_queue (run_id, prompt_id, priority, lane_id)
+                    SELECT run_id, prompt_id, priority, lane_id FROM run_queue, generate_series(2, $1)";
+        client.execute(more, &[&(unfit / 2)]).await.unwrap();
         let fits = enqueue_with_priority(&client, 900).await;
 
         assert_eq!(next(&client, &small).await.unwrap().run_id, fits);
@@ -222,7 +221,8 @@ async fn a_key_that_is_not_allowed_any_more_claims_nothing() {
         .await
         .unwrap();
     refused().await;
-    let entry = json!({ "public_key": runner.machine.public_key().to_base64(), "label": "again", "runner_id": "bench" });
+    let public_key = runner.machine.public_key().to_base64();
+    let entry = json!({ "public_key": public_key, "label": "again", "runner_id": "bench" });
     let entry = NewEntry::parse(&entry.to_string()).unwrap();
     allowlist::add(&client, &given::admin(), &entry).await.unwrap();
     assert!(next(&client, &runner).await.is_some());

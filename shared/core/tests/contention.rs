@@ -202,7 +202,8 @@ async fn steering_from_all_sides_at_once_never_deadlocks() {
         clients[0]
             .execute(
                 "UPDATE run_queue SET lease_expires_at = now() - interval '1 s'
-                  WHERE queue_id IN (SELECT queue_id FROM run_queue WHERE run_id = $1 ORDER BY queue_id LIMIT 6)",
+                  WHERE queue_id IN (SELECT queue_id FROM run_queue WHERE run_id = $1
+                                      ORDER BY queue_id LIMIT 6)",
                 &[&run_id],
             )
             .await
@@ -214,7 +215,7 @@ async fn steering_from_all_sides_at_once_never_deadlocks() {
             reap(&clients[2], TERMS, Duration::from_secs(5)),
             cancel(&clients[3], &admin, run_id, None),
         );
-        (a.unwrap(), b.unwrap(), c.unwrap(), d.unwrap());
+        assert!(a.is_ok() && b.is_ok() && c.is_ok() && d.is_ok(), "{a:?} {b:?} {c:?} {d:?}");
         cancel(&clients[0], &admin, run_id, None).await.unwrap();
         let left = "SELECT count(*) FROM run_queue WHERE status <> 'CANCELLED'";
         assert_eq!(clients[0].query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);

@@ -154,15 +154,11 @@ async fn a_heartbeat_that_meets_a_cancel_half_way_tells_of_it() {
     let (runner, job) = a_claimed_job(&client).await;
     let transaction = admin.transaction().await.unwrap();
     cancel(transaction.client(), &given::admin(), job.run_id, None).await.unwrap();
-    let beating = async {
-        let waiting = database.client().await;
-        let told = tokio::spawn(async move { beat(&waiting, &runner, &job).await });
-        let blocked = "SELECT count(*) FROM pg_stat_activity
-                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        while client.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
-        told
-    };
-    let told = beating.await;
+    let waiting = database.client().await;
+    let told = tokio::spawn(async move { beat(&waiting, &runner, &job).await });
+    let blocked = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while client.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
     transaction.commit().await.unwrap();
     assert_eq!(told.await.unwrap().unwrap().directive, Directive::Cancel);
 }
@@ -187,7 +183,9 @@ async fn later_heartbeats_are_hot_updates() {
         beat(&client, &runner, &job).await.unwrap();
     }
     let (updates_after, hot_after) = counters().await;
-    assert_eq!((updates_after - updates, hot_after - hot), (50, 50));
+    let (updates, hot) = (updates_after - updates, hot_after - hot);
+    // A page that is full before its dead versions may go costs one; an index on the lease costs all.
+    assert!(updates == 50 && hot >= 45, "{hot} of {updates}");
 }
 
 #[test]

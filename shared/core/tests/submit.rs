@@ -99,7 +99,8 @@ async fn a_result_on_time_completes_the_row_and_everything_is_written() {
     assert_eq!((told[0]["score"].as_f64(), &told[0]["model_id"]), (Some(0.75), &models[0]["model_id"]));
 
     let hardware = "SELECT * FROM run_hardware_metrics JOIN system_hardware USING (system_hardware_id)
-                      JOIN system_software USING (system_software_id) JOIN gpu_hardware USING (gpu_hardware_id)
+                      JOIN system_software USING (system_software_id)
+                      JOIN gpu_hardware USING (gpu_hardware_id)
                       JOIN system_gpu_link USING (system_hardware_id, gpu_hardware_id)";
     let hardware = client.query_one(hardware, &[]).await.unwrap();
     assert_eq!(hardware.get::<_, Uuid>("run_id"), job.run_id);
@@ -511,7 +512,7 @@ async fn rows_of_a_run_that_complete_at_once_see_each_other() {
             given::submitted(&clients[1], &runner, &jobs[1], &results[1]),
             given::submitted(&clients[2], &runner, &jobs[2], &results[2]),
         );
-        (a.unwrap(), b.unwrap(), c.unwrap());
+        assert!(a.is_ok() && b.is_ok() && c.is_ok(), "{a:?} {b:?} {c:?}");
         let status = "SELECT run_status FROM runs WHERE run_id = $1";
         let status: String = client.query_one(status, &[&jobs[0].run_id]).await.unwrap().get(0);
         assert_eq!(status, "incomplete");

@@ -21,7 +21,8 @@ use tokio_postgres::NoTls;
 /// A stack on a cluster that the test holds, so that nobody else starts it again.
 async fn stack() -> (Stack, Cluster) {
     let name = format!("outage-{}", std::process::id());
-    let cluster = Cluster::start(&bakeoff_local::workspace::target().unwrap().join("tests").join(name)).unwrap();
+    let cluster =
+        Cluster::start(&bakeoff_local::workspace::target().unwrap().join("tests").join(name)).unwrap();
     let options = Options { port: 0, database_url: Some(cluster.url()), ..Options::default() };
     (Stack::start(&options).await.unwrap(), cluster)
 }

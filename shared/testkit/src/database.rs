@@ -38,6 +38,18 @@ impl Database {
     pub async fn create() -> Self {
         let server = server().await;
         let template = template(&server).await;
+        Self::from_template(server, &template).await
+    }
+
+    /// Makes one without any table of ours: for tests of the migration.
+    ///
+    /// # Panics
+    /// As [`Database::create`].
+    pub async fn create_unmigrated() -> Self {
+        Self::from_template(server().await, "template0").await
+    }
+
+    async fn from_template(server: String, template: &str) -> Self {
         let name = fresh_name();
         let admin = connect(&server).await;
         run(&admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
