@@ -233,6 +233,16 @@ impl Answer {
     }
 }
 
+/// The names of an object's members, sorted.
+///
+/// # Panics
+/// When it is no object.
+pub fn members(object: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
 /// An app on a database of its own, with signing keys in a file: what a function has in the cloud.
 pub struct Service {
     /// The database.
