@@ -1,6 +1,6 @@
 use super::answer;
 use bakeoff_lambda::{App, Request, Result};
-use bakeoff_testkit::event::{Answer, Event, Service};
+use bakeoff_testkit::event::{Answer, Event, Service, members};
 use serde_json::{Value, json};
 
 fn event(token: &str) -> Event {
@@ -17,9 +17,8 @@ async fn a_job_is_claimed() {
     let token = service.register_runner().await;
     service.enqueue_run().await;
     let job = send(&service, &event(&token)).await.expect(200);
-    let members: Vec<&String> = job.as_object().unwrap().keys().collect();
     assert_eq!(
-        members,
+        members(&job),
         [
             "attempt",
             "claim_id",

@@ -1,5 +1,5 @@
 use super::answer;
-use bakeoff_testkit::event::{Answer, Event, SERVICE, Service, proof, proof_claims};
+use bakeoff_testkit::event::{Answer, Event, SERVICE, Service, members, proof, proof_claims};
 use serde_json::{Value, json};
 
 /// The sample event with a proof made now.
@@ -29,9 +29,8 @@ async fn an_allowed_runner_gets_a_token() {
     let keys = service.app().signing_keys().await.unwrap();
     let runner = keys.authenticate(SERVICE, registered["token"].as_str().unwrap()).unwrap();
     assert_eq!(runner.runner_id(), "runner-amd-8060s");
-    let members: Vec<&String> = registered.as_object().unwrap().keys().collect();
     assert_eq!(
-        members,
+        members(&registered),
         [
             "expires_at",
             "heartbeat_interval_s",

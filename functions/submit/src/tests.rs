@@ -1,5 +1,5 @@
 use super::answer;
-use bakeoff_testkit::event::{Answer, Event, Service};
+use bakeoff_testkit::event::{Answer, Event, Service, members};
 use serde_json::json;
 
 async fn send(service: &Service, event: &Event) -> Answer {
@@ -23,9 +23,8 @@ async fn rows(service: &Service, table: &str) -> i64 {
 async fn a_signed_result_completes_the_row() {
     let (service, event) = with_claim().await;
     let receipt = send(&service, &event.clone().gzip()).await.expect(201);
-    let members: Vec<&String> = receipt.as_object().unwrap().keys().collect();
     assert_eq!(
-        members,
+        members(&receipt),
         ["late", "metrics", "queue_id", "receipt", "run_id", "sha256", "signer", "status", "submission_id"]
     );
     assert_eq!((&receipt["status"], &receipt["late"]), (&json!("COMPLETE"), &json!(false)));

@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
-use bakeoff_core::token::ServiceKeys;
+use bakeoff_core::token::{ServiceKeys, rotated};
 use bakeoff_testkit::Database;
-use bakeoff_testkit::event::key_set;
 use bakeoff_testkit::given::{self, Machine, SERVICE};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,11 +14,6 @@ use time::OffsetDateTime;
 
 /// The seed of [`given::service_keys`].
 const SEED: [u8; 32] = [42; 32];
-
-fn signing_jwk(seed: [u8; 32]) -> Value {
-    let set: Value = serde_json::from_str(&key_set(seed)).unwrap();
-    set["keys"][0].clone()
-}
 
 fn kid() -> String {
     given::service_keys().public().next().unwrap().kid().to_owned()
@@ -122,8 +116,9 @@ fn an_unknown_kid_says_that_a_newer_key_set_may_know_it() {
 
 #[test]
 fn after_a_rotation_the_older_key_still_verifies() {
-    let set = json!({ "keys": [signing_jwk([43; 32]), signing_jwk(SEED)] });
-    let rotated = ServiceKeys::from_jwk_set(&set.to_string()).unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    let set = rotated(&given::key_set(SEED), [43; 32], now, time::Duration::HOUR).unwrap();
+    let rotated = ServiceKeys::from_jwk_set(&set).unwrap();
     let token = given::jwt(&header(), &claims(), &SigningKey::from_bytes(&SEED));
     assert_eq!(rotated.authenticate(SERVICE, &token).unwrap().runner_id(), "bench");
     assert_ne!(rotated.public().next().unwrap().kid(), kid());
@@ -153,9 +148,10 @@ async fn neither_receipt_nor_token_passes_for_the_other() {
 
 #[test]
 fn a_key_set_that_cannot_sign_is_refused_without_a_word_of_what_it_holds() {
-    let good = signing_jwk(SEED);
+    let only_key = |seed| serde_json::from_str::<Value>(&given::key_set(seed)).unwrap()["keys"][0].clone();
+    let good = only_key(SEED);
     let mut another_public = good.clone();
-    another_public["x"] = signing_jwk([1; 32])["x"].clone();
+    another_public["x"] = only_key([1; 32])["x"].clone();
     let mut another_curve = good.clone();
     another_curve["crv"] = json!("Ed448");
     let mut short = good.clone();

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bakeoff_local::route::{Route, find};
 use bakeoff_local::template::Template;
+use serde_json::Value;
 
 const TEMPLATE: &str = "
 Globals:
@@ -79,6 +81,35 @@ fn reads_the_projects_own_template() {
     }
     assert!(template.routes.iter().all(|route| route.iam == route.key().contains("/api/admin/")));
     assert!(template.functions.iter().all(|function| function.timeout <= Duration::from_secs(900)));
+}
+
+/// Which functions there are is said in three places, and none may lag behind.
+#[test]
+fn folders_template_and_sample_events_agree() {
+    let root = bakeoff_local::workspace::root().unwrap();
+    let names = |folder: &str| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(root.join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let template = Template::read(&root.join("template.yaml")).unwrap();
+    let functions: BTreeSet<String> = template.functions.into_iter().map(|function| function.name).collect();
+    assert_eq!(names("functions"), functions);
+
+    let mut with_event = BTreeSet::new();
+    let mut routes = BTreeSet::new();
+    for name in names("events") {
+        let event: Value =
+            serde_json::from_str(&std::fs::read_to_string(root.join("events").join(&name)).unwrap()).unwrap();
+        let function = name.trim_end_matches(".json").split('-').next().unwrap().to_owned();
+        if let Some(route) = event["routeKey"].as_str() {
+            let iam = event.pointer("/requestContext/authorizer/iam").is_some();
+            routes.insert((route.to_owned(), function.clone(), iam));
+        }
+        with_event.insert(function);
+    }
+    assert_eq!(with_event, functions);
+    let served = template.routes.into_iter().map(|route| (route.key(), route.function, route.iam));
+    assert_eq!(routes, served.collect());
 }
 
 fn routes() -> Vec<Route> {

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::given::key_set;
 use bakeoff_core::allowlist::{self, NewEntry};
 use bakeoff_core::cancel::cancel;
 use bakeoff_core::claim::{ClaimRequest, claim};
@@ -10,7 +11,6 @@ use bakeoff_core::enqueue::{Enqueued, NewRun, enqueue};
 use bakeoff_core::proof::ProvenKey;
 use bakeoff_core::register::{Registration, register};
 use bakeoff_core::runner::Admin;
-use bakeoff_core::token::rotated;
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::serve::respond;
 use bakeoff_lambda::{App, Request};
@@ -233,6 +233,16 @@ impl Answer {
     }
 }
 
+/// The names of an object's members, sorted.
+///
+/// # Panics
+/// When it is no object.
+pub fn members(object: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
 /// An app on a database of its own, with signing keys in a file: what a function has in the cloud.
 pub struct Service {
     /// The database.
@@ -363,12 +373,6 @@ pub fn app(settings: &[(&str, &str)]) -> App {
 
 fn admin() -> Admin {
     Admin::vouched_by_iam("arn:aws:iam::123456789012:user/bench-admin")
-}
-
-/// A JWK set of one signing key, the same for the same seed.
-pub fn key_set(seed: [u8; 32]) -> String {
-    let now = time::OffsetDateTime::UNIX_EPOCH;
-    rotated(r#"{"keys":[]}"#, seed, now, time::Duration::ZERO).expect("an empty set")
 }
 
 /// The claims of a fresh proof for the registration route.

@@ -33,9 +33,13 @@ pub const TERMS: LeaseTerms = LeaseTerms { ttl_s: 300, heartbeat_interval_s: 60 
 
 /// The service's signing keys, the same in every test.
 pub fn service_keys() -> ServiceKeys {
-    let now = OffsetDateTime::UNIX_EPOCH;
-    let set = rotated(r#"{"keys":[]}"#, [42; 32], now, Duration::ZERO).expect("an empty set");
-    ServiceKeys::from_jwk_set(&set).expect("a JWK set of one key")
+    ServiceKeys::from_jwk_set(&key_set([42; 32])).expect("a JWK set of one key")
+}
+
+/// A JWK set of one signing key, as the secret holds it.
+pub fn key_set(seed: [u8; 32]) -> String {
+    rotated(r#"{"keys":[]}"#, seed, time::OffsetDateTime::UNIX_EPOCH, time::Duration::ZERO)
+        .expect("an empty set can be rotated")
 }
 
 /// An admin, as IAM would name them.

@@ -139,11 +139,12 @@ impl LogKey {
             "canonicalizedBody": STANDARD.encode(&body),
         });
         if (kind, version) != ("hashedrekord", "0.0.2") {
+            // In canonical order: whether serde_json sorts or keeps it depends on who else is built.
             let promised = json!({
                 "body": STANDARD.encode(&body),
                 "integratedTime": 1_700_000_000,
-                "logIndex": 1,
                 "logID": self.id().iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+                "logIndex": 1,
             });
             let promise = STANDARD.encode(self.sign(promised.to_string().as_bytes()));
             entry["integratedTime"] = "1700000000".into();
