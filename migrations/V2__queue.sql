@@ -183,6 +183,14 @@ CREATE TABLE submission_files (
     content       bytea NOT NULL,
     PRIMARY KEY (submission_id, name)
 );
+-- The default compression takes longer over a result than all the rest of a submit; this one is five to
+-- ten times as fast and as small. A server that was built without it keeps the default.
+DO $$
+BEGIN
+    ALTER TABLE submission_files ALTER COLUMN content SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END $$;
 
 -- ---------------------------------------------------------------------------------------------------
 -- The audit log: every change by an admin, every refusal that matters. Append-only.
