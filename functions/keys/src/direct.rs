@@ -5,7 +5,7 @@ use crate::{Command, answer, obey};
 use bakeoff_core::document::Object;
 use bakeoff_core::fault::{Fault, Faults};
 use bakeoff_core::runner::Admin;
-use bakeoff_lambda::serve::{respond, start};
+use bakeoff_lambda::serve::{respond, start, time_left, twice};
 use bakeoff_lambda::{App, Refusal};
 use lambda_http::{RequestExt, Response};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -35,7 +35,7 @@ async fn dispatch(app: &'static App, event: LambdaEvent<Box<RawValue>>) -> Resul
     let request_id = &event.context.request_id;
     let admin = Admin::vouched_by_iam(format!("{DIRECT} {request_id}"));
     let outcome = match parse(payload) {
-        Ok(command) => obey(app, &admin, command).await,
+        Ok(command) => twice(app, time_left(&event.context), || obey(app, &admin, &command)).await,
         Err(faults) => Err(Refusal::Refused(faults.into())),
     };
     let reply = outcome.unwrap_or_else(Refusal::into_reply);

@@ -64,28 +64,33 @@ impl Command {
 async fn answer(app: &App, request: Request) -> Result {
     let admin = app.admin(&request)?;
     let command = match request.route().as_str() {
+<<<<<<< HEAD
         "GET /api/admin/keys" => Command::List {
             cursor: request.query("cursor"),
             limit: request.query("limit").and_then(|limit| limit.parse().ok()),
         },
         "POST /api/admin/keys" => parsed(&request.body()?, Command::parse_add)?,
+=======
+        "GET /api/admin/keys" => Command::List { cursor: request.query("cursor"), limit: request.limit()? },
+        "POST /api/admin/keys" => Command::Add(Box::new(parsed(&request.body()?, NewEntry::parse)?)),
+>>>>>>> handlers
         "DELETE /api/admin/keys/{key_id}" => Command::Revoke {
             key_id: request.path_parameter("key_id").unwrap_or_default(),
             reason: parsed(&request.body()?, parse_reason)?,
         },
         _ => return Err(Refusal::NoSuchRoute),
     };
-    obey(app, &admin, command).await
+    obey(app, &admin, &command).await
 }
 
-async fn obey(app: &App, admin: &Admin, command: Command) -> Result {
+async fn obey(app: &App, admin: &Admin, command: &Command) -> Result {
     let client = app.database().await?;
     let reply = match command {
         Command::List { cursor, limit } => {
             Reply::json(200, &list(&client, cursor.as_deref(), limit.unwrap_or(allowlist::PAGE_MAX)).await?)
         }
         Command::Add(entry) => {
-            let added = add(&client, admin, &entry).await?;
+            let added = add(&client, admin, entry).await?;
             Reply::json(if added.created { 201 } else { 200 }, &added.entry)
         }
         Command::Import(entries) => {
@@ -96,7 +101,7 @@ async fn obey(app: &App, admin: &Admin, command: Command) -> Result {
             Reply::json(200, &json!({ "keys": keys }))
         }
         Command::Revoke { key_id, reason } => {
-            Reply::json(200, &revoke(&client, admin, &key_id, reason.as_deref()).await?)
+            Reply::json(200, &revoke(&client, admin, key_id, reason.as_deref()).await?)
         }
     };
     Ok(reply?.caller(admin.principal()))

@@ -7,6 +7,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, Recycli
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -82,6 +83,8 @@ impl Database {
             DatabaseSource::None => return Err(Error::Internal("no database is configured".into())),
         };
         config.connect_timeout(CONNECT_TIMEOUT).application_name("bakeoff");
+        // An environment thawed after a failover would wait a quarter of an hour for a peer that is gone.
+        config.tcp_user_timeout(CONNECT_TIMEOUT);
         Ok(config)
     }
 }
@@ -136,16 +139,35 @@ fn wrong_password(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION))
 }
 
-/// Whether an error says that the connection is of no more use: it broke, the server is going down or
-/// coming up, or it has become a read-only standby. What was under way can be tried on a new one.
-pub fn connection_is_lost(error: &tokio_postgres::Error) -> bool {
-    match error.code() {
-        None => error.is_closed() || error.as_db_error().is_none(),
-        Some(state) => {
-            let code = state.code();
-            code == "25006" || code.starts_with("57P0") || code.starts_with("08")
-        }
+/// Whether the same work may well succeed on a new connection: this one broke, the server is going down
+/// or coming up, it has become a read-only standby, or it gave way to another transaction (class 40).
+///
+/// Where the connection broke, the work may have been done and only its answer lost.
+pub fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
+    match error.code().map(SqlState::code) {
+        Some(code) => code == "25006" || ["57P0", "08", "40"].iter().any(|class| code.starts_with(class)),
+        None => error.is_closed() || is_of_the_socket(error),
     }
+}
+
+/// Whether an error is over by itself in a moment: what is worth another try, and what the server had no
+/// room or time for (class 53; 55P03, 57014).
+pub fn is_momentary(error: &tokio_postgres::Error) -> bool {
+    let out_of_means = |state: &SqlState| {
+        state.code().starts_with("53")
+            || [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED].contains(state)
+    };
+    is_worth_another_try(error) || error.code().is_some_and(out_of_means)
+}
+
+/// The driver gives no kind. Beside the socket's errors it has others without an SQLSTATE, such as a value
+/// of another type than expected: those are mistakes of ours, which come again.
+fn is_of_the_socket(error: &tokio_postgres::Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        // What the driver says when it cannot encode a value.
+        .is_some_and(|error| error.kind() != std::io::ErrorKind::InvalidInput)
 }
 
 #[cfg(test)]
