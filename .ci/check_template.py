@@ -140,10 +140,16 @@ def check_policies(expanded):
         check(not re.search(r'"[a-z0-9]+:\*"', text), f"{name}: a policy allows every action")
 
 
+def rust_sources():
+    """What runs in the functions, without tests and local tools."""
+    for folder in ("functions", "shared/attestation", "shared/core", "shared/lambda"):
+        yield from pathlib.Path(folder).rglob("src/**/*.rs")
+
+
 def check_settings(written):
     """The variables the code reads are the variables the template sets."""
-    code = [*pathlib.Path("shared/lambda/src").rglob("*.rs"), *pathlib.Path("functions").rglob("src/*.rs")]
-    read = set().union(*(SETTING.findall(path.read_text(encoding="utf-8")) for path in code)) - LOCAL_SETTINGS
+    read = set().union(*(SETTING.findall(path.read_text(encoding="utf-8")) for path in rust_sources()))
+    read -= LOCAL_SETTINGS
     put = set().union(*(
         function["Properties"].get("Environment", {}).get("Variables", {})
         for function in of_type(written["Resources"], "AWS::Serverless::Function").values()))
@@ -162,6 +168,25 @@ def check_versions(expanded):
         check(expected <= named, f"{name}: description does not name {sorted(expected - named)}")
 
 
+def check_metrics(expanded):
+    """What the alarms and the dashboard look at is published by the code."""
+    watched = set()
+    for alarm in of_type(expanded["Resources"], "AWS::CloudWatch::Alarm").values():
+        properties = alarm["Properties"]
+        metrics = [m["MetricStat"]["Metric"] for m in properties.get("Metrics", []) if "MetricStat" in m]
+        for metric in metrics or [properties]:
+            if metric["Namespace"] == "Bakeoff":
+                watched.add(metric["MetricName"])
+                watched.update(dimension["Value"] for dimension in metric.get("Dimensions", []))
+    for dashboard in of_type(expanded["Resources"], "AWS::CloudWatch::Dashboard").values():
+        body = dashboard["Properties"]["DashboardBody"]["Fn::Sub"]
+        watched.update(re.findall(r'"Bakeoff", "(\w+)"|MetricName=\\"(\w+)', body))
+    watched = {name for entry in watched for name in ([entry] if isinstance(entry, str) else entry) if name}
+    code = "".join(path.read_text(encoding="utf-8") for path in rust_sources())
+    unpublished = sorted(name for name in watched if f'"{name}"' not in code)
+    check(not unpublished, f"watched but never published: {unpublished}")
+
+
 def main():
     with open("template.yaml", encoding="utf-8") as file:
         written = yaml_parse(file)
@@ -172,6 +197,7 @@ def main():
     check_policies(expanded)
     check_settings(written)
     check_versions(expanded)
+    check_metrics(expanded)
     for fault in faults:
         print(f"template: {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)

@@ -17,7 +17,9 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let body = request.body()?;
-    let wanted = parsed(&body, ClaimRequest::parse)?;
+    let mut wanted = parsed(&body, ClaimRequest::parse)?;
+    // Without one, a second try after a lost answer would claim a second job.
+    wanted.claim_id.get_or_insert(request.fresh_id());
     let reply = match claim(&client, &runner, app.config().lease, &wanted).await? {
         Some(job) => Reply::json(200, &job)?.metric(Metric::count("Claims")),
         None => {

@@ -2,11 +2,10 @@
 //! invocation, where IAM has already decided who may invoke at all.
 
 use crate::{Command, answer, obey};
-use bakeoff_core::allowlist::NewEntry;
 use bakeoff_core::document::Object;
 use bakeoff_core::fault::{Fault, Faults};
 use bakeoff_core::runner::Admin;
-use bakeoff_lambda::serve::{respond, start};
+use bakeoff_lambda::serve::{respond, start, time_left, twice};
 use bakeoff_lambda::{App, Refusal};
 use lambda_http::{RequestExt, Response};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -36,7 +35,7 @@ async fn dispatch(app: &'static App, event: LambdaEvent<Box<RawValue>>) -> Resul
     let request_id = &event.context.request_id;
     let admin = Admin::vouched_by_iam(format!("{DIRECT} {request_id}"));
     let outcome = match parse(payload) {
-        Ok(command) => obey(app, &admin, command).await,
+        Ok(command) => twice(app, time_left(&event.context), || obey(app, &admin, &command)).await,
         Err(faults) => Err(Refusal::Refused(faults.into())),
     };
     let reply = outcome.unwrap_or_else(Refusal::into_reply);
@@ -75,15 +74,7 @@ fn parse(payload: &str) -> Result<Command, Vec<Fault>> {
             revoke.finish(&mut faults);
             key_id.map(|key_id| Command::Revoke { key_id, reason })
         } else if let Some(entry) = object.raw("add") {
-            match NewEntry::parse(entry.get()) {
-                Ok(entry) => Some(Command::Add(entry)),
-                Err(found) => {
-                    for fault in found {
-                        faults.push(format!("/add{}", fault.pointer), fault.detail);
-                    }
-                    None
-                }
-            }
+            Command::parse_add(entry.get()).map_err(|found| faults.extend_below("/add", found)).ok()
         } else {
             faults.push("", "needs one of list, add and revoke");
             None

@@ -2,6 +2,7 @@
 //!
 //! `GET /api/admin/keys?cursor=&limit=`: `200` a page of entries
 //! `POST /api/admin/keys`: `201` the entry, `200` if it was active already · `409 key_exists` · `422`
+//!   with `{"signer_policy": "<YAML>"}`: `200` the entries of the results repository's signer policy
 //! `DELETE /api/admin/keys/{key_id}`: `200` · `404 key_not_found`
 //!
 //! IAM only: without the gateway's IAM context every route is `403 not_an_admin`. Invoked directly
@@ -9,12 +10,16 @@
 //! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}`, and the answer is that of the route.
 
 mod direct;
+mod signer_policy;
 
 use bakeoff_core::allowlist::{self, NewEntry, add, list};
+use bakeoff_core::document::Object;
+use bakeoff_core::fault::{Fault, Faults};
 use bakeoff_core::revoke::{parse_reason, revoke};
 use bakeoff_core::runner::Admin;
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
+use serde_json::json;
 
 #[tokio::main]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
@@ -24,39 +29,79 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 /// What an admin asks.
 enum Command {
     List { cursor: Option<String>, limit: Option<i32> },
-    Add(NewEntry),
+    Add(Box<NewEntry>),
+    Import(Vec<NewEntry>),
     Revoke { key_id: String, reason: Option<String> },
+}
+
+impl Command {
+    /// Reads the body of an addition: an entry, or a signer policy.
+    fn parse_add(body: &str) -> std::result::Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let policy = Object::parse(body, "", &mut Faults::default())
+            .filter(|object| object.has("signer_policy"))
+            .and_then(|mut object| {
+                let policy: Option<String> = object.optional("signer_policy", &mut faults);
+                object.finish(&mut faults);
+                policy
+            });
+        let Some(policy) = policy else {
+            // A faulty policy is told as such; without one the body is an entry.
+            return if faults.is_empty() {
+                NewEntry::parse(body).map(|entry| Self::Add(Box::new(entry)))
+            } else {
+                Err(faults.into_vec())
+            };
+        };
+        match signer_policy::entries(&policy) {
+            Ok(entries) => return faults.finish(Some(Self::Import(entries))),
+            Err(found) => faults.extend_below("/signer_policy", found),
+        }
+        Err(faults.into_vec())
+    }
 }
 
 async fn answer(app: &App, request: Request) -> Result {
     let admin = app.admin(&request)?;
     let command = match request.route().as_str() {
+<<<<<<< HEAD
         "GET /api/admin/keys" => Command::List {
             cursor: request.query("cursor"),
             limit: request.query("limit").and_then(|limit| limit.parse().ok()),
         },
-        "POST /api/admin/keys" => Command::Add(parsed(&request.body()?, NewEntry::parse)?),
+        "POST /api/admin/keys" => parsed(&request.body()?, Command::parse_add)?,
+=======
+        "GET /api/admin/keys" => Command::List { cursor: request.query("cursor"), limit: request.limit()? },
+        "POST /api/admin/keys" => Command::Add(Box::new(parsed(&request.body()?, NewEntry::parse)?)),
+>>>>>>> handlers
         "DELETE /api/admin/keys/{key_id}" => Command::Revoke {
             key_id: request.path_parameter("key_id").unwrap_or_default(),
             reason: parsed(&request.body()?, parse_reason)?,
         },
         _ => return Err(Refusal::NoSuchRoute),
     };
-    obey(app, &admin, command).await
+    obey(app, &admin, &command).await
 }
 
-async fn obey(app: &App, admin: &Admin, command: Command) -> Result {
+async fn obey(app: &App, admin: &Admin, command: &Command) -> Result {
     let client = app.database().await?;
     let reply = match command {
         Command::List { cursor, limit } => {
             Reply::json(200, &list(&client, cursor.as_deref(), limit.unwrap_or(allowlist::PAGE_MAX)).await?)
         }
         Command::Add(entry) => {
-            let added = add(&client, admin, &entry).await?;
+            let added = add(&client, admin, entry).await?;
             Reply::json(if added.created { 201 } else { 200 }, &added.entry)
         }
+        Command::Import(entries) => {
+            let mut keys = Vec::new();
+            for entry in &entries {
+                keys.push(add(&client, admin, entry).await?.entry);
+            }
+            Reply::json(200, &json!({ "keys": keys }))
+        }
         Command::Revoke { key_id, reason } => {
-            Reply::json(200, &revoke(&client, admin, &key_id, reason.as_deref()).await?)
+            Reply::json(200, &revoke(&client, admin, key_id, reason.as_deref()).await?)
         }
     };
     Ok(reply?.caller(admin.principal()))

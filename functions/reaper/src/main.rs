@@ -3,11 +3,12 @@
 //! Answers what it did, as JSON. Safe to run twice at once.
 
 use bakeoff_core::reap::{Reaped, reap};
+use bakeoff_lambda::serve::{time_left, twice};
 use bakeoff_lambda::telemetry::{Metric, publish};
 use bakeoff_lambda::{App, Refusal};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::de::IgnoredAny;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Left for the last batch and the measures when time runs short.
 const RESERVE: Duration = Duration::from_secs(10);
@@ -16,20 +17,14 @@ const RESERVE: Duration = Duration::from_secs(10);
 async fn main() -> Result<(), Error> {
     let app = bakeoff_lambda::serve::start()?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<IgnoredAny>| async move {
-        let budget = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
-        run(app, budget.saturating_sub(RESERVE)).await
+        run(app, time_left(&event.context)).await
     }))
     .await
 }
 
-async fn run(app: &App, budget: Duration) -> Result<Reaped, Error> {
-    let mut outcome = once(app, budget).await;
-    if outcome.as_ref().is_err_and(Refusal::connection_is_lost) {
-        app.disconnect().await;
-        outcome = once(app, budget).await;
-    }
+async fn run(app: &App, time: Duration) -> Result<Reaped, Error> {
     // An error of the invocation: the schedule's alarm and its dead-letter queue are for this.
-    let reaped = outcome?;
+    let reaped = twice(app, time, || once(app, time.saturating_sub(RESERVE))).await?;
     publish(&measures(&reaped));
     tracing::info!(reaped = %serde_json::to_string(&reaped)?, "reaped");
     Ok(reaped)

@@ -23,11 +23,11 @@ async fn answer(app: &App, request: Request) -> Result {
     let admin = app.admin(&request)?;
     let reply = match request.route().as_str() {
         "POST /api/admin/runs" => {
-            let run = parsed(&request.body()?, NewRun::parse)?;
+            let run = parsed(&request.body()?, NewRun::parse)?.or_named(request.fresh_id());
             Reply::json(201, &enqueue(&*app.database().await?, &admin, &run).await?)
         }
         "GET /api/admin/runs" => {
-            let limit = request.query("limit").and_then(|limit| limit.parse().ok());
+            let limit = request.limit()?;
             let (status, cursor) = (request.query("status"), request.query("cursor"));
             let client = app.database().await?;
             let page =

@@ -4,6 +4,9 @@
 //! `signer_not_allowed` · `409 claim_lost`, `run_finished` · `413` too large · `422 signature_invalid`,
 //! `run_mismatch`, or every fault of the body
 
+mod publication;
+mod trusted_root;
+
 use bakeoff_core::audit::submission_refused;
 use bakeoff_core::runner::AuthenticatedRunner;
 use bakeoff_core::submit::{Accepted, Form, SubmitRequest, submit, verify_envelope};
@@ -44,7 +47,7 @@ async fn accept(
 ) -> Result<Accepted> {
     let verified = match &submitted.form {
         Form::Envelope(envelope) => verify_envelope(runner, envelope)?,
-        Form::Files(_) => return Err(Refusal::NotImplemented("the files form of submit")),
+        Form::Files(files) => publication::verify(app, client, runner, files).await?,
     };
     let keys = app.signing_keys().await?;
     let service = &app.config().public_url;

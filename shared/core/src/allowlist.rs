@@ -22,14 +22,14 @@ const SIGNERS: &str = include_str!("allowlist_signers.sql");
 pub const PAGE_MAX: i32 = 200;
 
 /// An entry to add.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NewEntry {
     who: Who,
     label: String,
     expires_at: Option<OffsetDateTime>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Who {
     /// A runner's key, perhaps for one name only.
     Runner { key: PublicKey, runner_id: Option<String> },
@@ -102,6 +102,23 @@ pub struct Page {
 }
 
 impl NewEntry {
+    /// A keyless signer without expiry.
+    pub fn identity(
+        issuer: &str,
+        subject: &str,
+        repository: Option<&str>,
+        workflow: Option<&str>,
+        label: &str,
+    ) -> Self {
+        let who = Who::Identity {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+            repository: repository.map(str::to_owned),
+            workflow: workflow.map(str::to_owned),
+        };
+        Self { who, label: label.to_owned(), expires_at: None }
+    }
+
     /// Reads the request's body; every fault is listed.
     pub fn parse(body: &str) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();

@@ -25,7 +25,7 @@ const REFUSED: &str = "BQ001";
 /// A run to enqueue, checked as far as the request alone allows.
 #[derive(Clone, Debug)]
 pub struct NewRun {
-    run_id: Uuid,
+    run_id: Option<Uuid>,
     publisher_id: String,
     priority: i32,
     max_attempts: i32,
@@ -81,8 +81,15 @@ impl NewRun {
         faults.finish(run)
     }
 
+    /// With `fresh` for an id, unless it has one: who may have to send the run twice, after a lost answer,
+    /// must not make two of it.
+    #[must_use]
+    pub fn or_named(self, fresh: Uuid) -> Self {
+        Self { run_id: self.run_id.or(Some(fresh)), ..self }
+    }
+
     fn read(mut object: Object, faults: &mut Faults) -> Option<Self> {
-        let run_id = object.optional("run_id", faults).unwrap_or_else(Uuid::new_v4);
+        let run_id = object.optional("run_id", faults);
         let publisher_id = object.required_text("publisher_id", 1..=200, faults);
         let priority = object.integer("priority", 0..=1_000_000, faults).unwrap_or(100);
         let max_attempts = object.integer("max_attempts", 0..=100, faults).unwrap_or(5);
@@ -382,11 +389,12 @@ impl NewPrompt {
 /// not know (quantization, architecture, file format, source type, model, prompt) and for models of which
 /// nobody could tell who may run them.
 pub async fn enqueue(client: &Client, admin: &Admin, run: &NewRun) -> Result<Enqueued, Error> {
+    let run_id = run.run_id.unwrap_or_else(Uuid::new_v4);
     refuse_unknown_names(client, run).await?;
     let rows = run.rows();
     let configs = rows.iter().map(|row| run.config_of(row).map(Json)).collect::<Result<Vec<_>, _>>()?;
     let spec = json!({
-        "run_id": run.run_id,
+        "run_id": run_id,
         "publisher_id": run.publisher_id,
         "priority": run.priority,
         "max_attempts": run.max_attempts,
@@ -419,7 +427,7 @@ pub async fn enqueue(client: &Client, admin: &Admin, run: &NewRun) -> Result<Enq
             quantizations: row.get("needed_quantizations"),
         })
         .collect();
-    Ok(Enqueued { run_id: run.run_id, rows })
+    Ok(Enqueued { run_id, rows })
 }
 
 /// What `queue_enqueue` found unknown, as a fault of the request.

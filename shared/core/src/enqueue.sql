@@ -49,6 +49,22 @@ BEGIN
         RETURN;
     END IF;
 
+    -- Whatever may have to be made is locked first, in one order for all: two runs that name the same new
+    -- things in opposite orders would wait for each other.
+    PERFORM pg_advisory_xact_lock(hashtextextended(made.key, 0))
+       FROM (SELECT 'model:' || (m.value ->> 'model_id') AS key
+               FROM jsonb_array_elements(p_spec -> 'models') AS m(value)
+              WHERE m.value -> 'named' IS NULL
+              UNION
+             SELECT 'creator:' || (m.value -> 'creator' ->> 'creator_id')
+               FROM jsonb_array_elements(p_spec -> 'models') AS m(value)
+              WHERE m.value -> 'creator' ->> 'creator_id' IS NOT NULL
+              UNION
+             SELECT 'prompt:' || (p.value ->> 'file_path')
+               FROM jsonb_array_elements(p_spec -> 'prompts') AS p(value)
+              WHERE p.value ? 'file_path'
+              ORDER BY key) made;
+
     FOR v_model IN SELECT * FROM jsonb_array_elements(p_spec -> 'models') LOOP
         IF v_model -> 'named' = 'true' THEN
             SELECT m.model_id INTO v_model_id FROM models m WHERE m.model_id = (v_model ->> 'model_id')::uuid;
@@ -134,7 +150,7 @@ BEGIN
 END $$;
 
 -- A model by its hash or id, or made from its descriptor. Two runs that name a new model at the same
--- time meet at the primary key.
+-- time come one after the other (queue_enqueue).
 CREATE OR REPLACE FUNCTION queue_find_or_make_model(p_model jsonb) RETURNS uuid LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -173,7 +189,7 @@ BEGIN
     RETURN v_model_id;
 END $$;
 
--- A prompt by path and commit. No constraint makes the pair unique, so a lock does.
+-- A prompt by path and commit. No constraint makes the pair unique, so queue_enqueue's lock does.
 CREATE OR REPLACE FUNCTION queue_find_or_make_prompt(p_file_path text, p_git_commit_hash text)
 RETURNS integer LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -182,7 +198,6 @@ DECLARE
     v_task_id   integer;
     v_key       text := 'prompt:' || p_file_path;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended(v_key, 0));
     SELECT p.prompt_id INTO v_prompt_id
       FROM prompts p
      WHERE p.file_path = p_file_path AND p.git_commit_hash = p_git_commit_hash

@@ -41,6 +41,13 @@ impl Faults {
         }
     }
 
+    /// Notes the faults of a part that stands at `at`.
+    pub fn extend_below(&mut self, at: &str, faults: Vec<Fault>) {
+        for fault in faults {
+            self.push(format!("{at}{}", fault.pointer), fault.detail);
+        }
+    }
+
     /// Whether nothing was found wrong so far.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()

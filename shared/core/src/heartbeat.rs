@@ -79,6 +79,21 @@ pub async fn heartbeat(
     run_id: Uuid,
     request: &HeartbeatRequest,
 ) -> Result<Heartbeat, Error> {
+    match beat(client, runner, terms, run_id, request).await {
+        // A cancel or a late result may have been under way: the statement waited for it and found the
+        // row changed, but sees why only when it looks anew.
+        Err(Error::ClaimLost) => beat(client, runner, terms, run_id, request).await,
+        answer => answer,
+    }
+}
+
+async fn beat(
+    client: &Client,
+    runner: &AuthenticatedRunner,
+    terms: LeaseTerms,
+    run_id: Uuid,
+    request: &HeartbeatRequest,
+) -> Result<Heartbeat, Error> {
     let row = client
         .query_typed_one(
             HEARTBEAT,

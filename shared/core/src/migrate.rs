@@ -43,6 +43,8 @@ pub async fn apply(client: &mut Client) -> Result<Applied, Error> {
 
 async fn apply_locked(client: &mut Client) -> Result<Applied, Error> {
     let report = embedded::migrations::runner()
+        // After a rollback the database is ahead of the code. Migrations only expand, so that is fine.
+        .set_abort_missing(false)
         .run_async(client)
         .await
         .map_err(|error| Error::Internal(format!("migration: {error:?}")))?;

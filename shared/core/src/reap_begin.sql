@@ -1,10 +1,14 @@
 -- Housekeeping before the batches, and the grace after an outage of our own: if the reaper itself was
--- away for longer than a lease lasts, runners may have called in vain, so nobody loses a lease before
--- one heartbeat interval has given them the time to speak.
+-- away for longer than a lease lasts after a heartbeat that did not come through, runners may have called
+-- in vain, so nobody loses a lease before one heartbeat interval has given them the time to speak.
+--
+-- A run right after one with grace has none: on a schedule slower than the leases every pause looks like
+-- an outage, and nothing would ever be taken back.
 WITH away AS (
     UPDATE reaper_state
        SET last_run_at = now(),
-           grace_until = CASE WHEN now() - last_run_at > make_interval(secs => $1)
+           grace_until = CASE WHEN now() - last_run_at > make_interval(secs => $1 - $2)
+                               AND (grace_until IS NULL OR grace_until <= last_run_at)
                               THEN now() + make_interval(secs => $2)
                               ELSE grace_until END
     RETURNING grace_until

@@ -1,20 +1,27 @@
--- Counted lane by lane, on the lane index: what a lane asks is looked at once, not once a row.
-WITH lanes AS (
-    SELECT l.lane_id, ready.rows, oldest.created_at,
-           EXISTS (SELECT FROM runners r
-                    WHERE r.last_heartbeat > now() - interval '7 days'
-                      AND r.vram_gb >= l.required_vram_gb
-                      AND l.quantization_ids <@ ARRAY(SELECT m.quantization_id FROM quantization_methods m
-                                                       WHERE m.name = ANY (r.quantizations))) AS satisfiable
-      FROM queue_lanes l
-      JOIN LATERAL (SELECT count(*) AS rows FROM run_queue q
-                     WHERE q.lane_id = l.lane_id AND q.status = 'PENDING' AND q.retry_after IS NULL) ready ON true
-      LEFT JOIN LATERAL (SELECT min(q.created_at) AS created_at FROM run_queue q
-                          WHERE q.lane_id = l.lane_id AND q.status = 'PENDING' AND q.retry_after IS NULL) oldest ON true
+-- The queue as it stands. What each runner can do is worked out once, and what each lane asks is held
+-- against it once, not once a row; the counts come from the lane index alone.
+WITH served AS MATERIALIZED (
+    SELECT r.vram_gb, ARRAY(SELECT m.quantization_id FROM quantization_methods m
+                             WHERE m.name = ANY (r.quantizations)) AS quantization_ids
+      FROM runners r
+     WHERE r.last_heartbeat > now() - interval '7 days'
+       AND EXISTS (SELECT FROM allowlist a
+                    WHERE a.key_id = r.key_id AND a.revoked_at IS NULL
+                      AND (a.expires_at IS NULL OR a.expires_at > now())
+                      AND (a.runner_id IS NULL OR a.runner_id = r.runner_id))
+), pending AS MATERIALIZED (
+    SELECT lane_id, count(*) AS rows, min(created_at) AS eligible_since
+      FROM run_queue WHERE status = 'PENDING' AND retry_after IS NULL GROUP BY lane_id
+    UNION ALL
+    SELECT lane_id, count(*), NULL
+      FROM run_queue WHERE status = 'PENDING' AND retry_after IS NOT NULL GROUP BY lane_id
 )
-SELECT coalesce(sum(rows), 0)::bigint
-         + (SELECT count(*) FROM run_queue WHERE status = 'PENDING' AND retry_after IS NOT NULL) AS depth,
-       coalesce(extract(epoch FROM now() - min(created_at)), 0)::double precision AS oldest_eligible_age_s,
+SELECT coalesce(sum(p.rows), 0)::bigint AS depth,
+       coalesce(extract(epoch FROM now() - min(p.eligible_since)), 0)::double precision AS oldest_eligible_age_s,
        (SELECT count(*) FROM run_queue WHERE status IN ('CLAIMED', 'IN_PROGRESS')) AS live_claims,
-       coalesce(sum(rows) FILTER (WHERE NOT satisfiable), 0)::bigint AS unsatisfiable
-  FROM lanes
+       coalesce(sum(p.rows) FILTER (
+           WHERE NOT EXISTS (SELECT FROM served s
+                              WHERE s.vram_gb >= l.required_vram_gb
+                                AND l.quantization_ids <@ s.quantization_ids)), 0)::bigint AS unsatisfiable
+  FROM pending p
+  JOIN queue_lanes l USING (lane_id)

@@ -87,6 +87,20 @@ pub async fn release(
     run_id: Uuid,
     request: &ReleaseRequest,
 ) -> Result<Released, Error> {
+    match end(client, runner, run_id, request).await {
+        // The same release may have been under way: this one waited for it, and sees that it was the
+        // same only when it looks anew.
+        Err(Error::ClaimLost) => end(client, runner, run_id, request).await,
+        answer => answer,
+    }
+}
+
+async fn end(
+    client: &Client,
+    runner: &AuthenticatedRunner,
+    run_id: Uuid,
+    request: &ReleaseRequest,
+) -> Result<Released, Error> {
     let failure = request.failure.as_ref();
     let row = client
         .query_typed_one(

@@ -446,9 +446,10 @@ impl Accepted {
 }
 
 /// Faults of a part, as faults of the whole.
-fn below(at: &str, faults: Vec<Fault>) -> Error {
-    let faults = faults.into_iter().map(|fault| Fault::new(format!("{at}{}", fault.pointer), fault.detail));
-    Error::Invalid(faults.collect())
+fn below(at: &str, found: Vec<Fault>) -> Error {
+    let mut faults = Faults::default();
+    faults.extend_below(at, found);
+    Error::Invalid(faults.into_vec())
 }
 
 fn hex(bytes: &[u8]) -> String {

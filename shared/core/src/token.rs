@@ -23,15 +23,18 @@ const CLOCK_LEEWAY_S: u64 = 5;
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
-/// A JWK set of Ed25519 private keys (RFC 7517, RFC 8037): the first signs, all verify.
+/// A JWK set of Ed25519 keys (RFC 7517, RFC 8037): the first signs. Tokens are verified by the keys that
+/// still have their private half, receipts by all there ever were.
 pub struct ServiceKeys {
+    signing: EncodingKey,
     keys: Vec<ServiceKey>,
 }
 
 struct ServiceKey {
     public: PublicJwk,
-    signing: EncodingKey,
     verifying: DecodingKey,
+    /// False once the last token it signed has expired: from then on a token of this key is a forgery.
+    verifies_tokens: bool,
 }
 
 /// The public half of a key of the service.
@@ -58,18 +61,25 @@ impl PublicJwk {
 #[error("the signing keys are not a JWK set of Ed25519 private keys: {0}")]
 pub struct KeySetRefused(&'static str);
 
-#[derive(Deserialize)]
-struct PrivateJwkSet {
-    keys: Vec<PrivateJwk>,
+/// The set as the secret holds it.
+#[derive(Deserialize, Serialize)]
+struct StoredSet {
+    keys: Vec<StoredKey>,
 }
 
-#[derive(Deserialize)]
-struct PrivateJwk {
+/// A key as the secret holds it.
+#[derive(Deserialize, Serialize)]
+struct StoredKey {
     kty: String,
     crv: String,
     x: String,
-    d: String,
     kid: String,
+    /// The private half, gone once no token of this key can be valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    d: Option<String>,
+    /// When another key became the first, in seconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    superseded_at: Option<i64>,
 }
 
 /// What a receipt states (the claims of its JWS).
@@ -129,13 +139,12 @@ struct BoundJwk {
 impl ServiceKeys {
     /// Reads a JWK set.
     pub fn from_jwk_set(json: &str) -> Result<Self, KeySetRefused> {
-        let set: PrivateJwkSet =
-            serde_json::from_str(json).map_err(|_| KeySetRefused("it does not parse"))?;
+        let set: StoredSet = serde_json::from_str(json).map_err(|_| KeySetRefused("it does not parse"))?;
+        let seed = set.keys.first().ok_or(KeySetRefused("it is empty"))?.seed()?;
+        let mut pkcs8 = PKCS8_PREFIX.to_vec();
+        pkcs8.extend(seed.ok_or(KeySetRefused("its first key cannot sign"))?);
         let keys = set.keys.into_iter().map(ServiceKey::new).collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() {
-            return Err(KeySetRefused("it is empty"));
-        }
-        Ok(Self { keys })
+        Ok(Self { signing: EncodingKey::from_ed_der(&pkcs8), keys })
     }
 
     /// The public halves, first the one that signs now.
@@ -181,7 +190,7 @@ impl ServiceKeys {
             kid: Some(key.public.kid.clone()),
             ..Header::new(Algorithm::EdDSA)
         };
-        jsonwebtoken::encode(&header, claims, &key.signing)
+        jsonwebtoken::encode(&header, claims, &self.signing)
             .map_err(|error| Error::Internal(format!("signing a {typ}: {error}")))
     }
 
@@ -193,11 +202,10 @@ impl ServiceKeys {
         if header.typ.as_deref() != Some(TOKEN_TYPE) || header.crit.is_some() {
             return Err(Error::TokenInvalid("it is not an access token"));
         }
-        let key = self
-            .keys
-            .iter()
-            .find(|key| header.kid.as_deref() == Some(&key.public.kid))
-            .ok_or(Error::TokenKeyUnknown)?;
+        let key = self.named(header.kid.as_deref())?;
+        if !key.verifies_tokens {
+            return Err(Error::TokenExpired);
+        }
 
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_required_spec_claims(&["iss", "aud", "sub", "exp", "nbf"]);
@@ -221,15 +229,15 @@ impl ServiceKeys {
         Ok(AuthenticatedRunner::new(claims.sub, bound))
     }
 
+    fn named(&self, kid: Option<&str>) -> Result<&ServiceKey, Error> {
+        self.keys.iter().find(|key| kid == Some(&key.public.kid)).ok_or(Error::TokenKeyUnknown)
+    }
+
     /// Checks a receipt and returns what it states.
     pub fn verify_receipt(&self, receipt: &str) -> Result<ReceiptClaims, Error> {
         let header =
             jsonwebtoken::decode_header(receipt).map_err(|_| Error::TokenInvalid("it does not parse"))?;
-        let key = self
-            .keys
-            .iter()
-            .find(|key| header.kid.as_deref() == Some(&key.public.kid))
-            .ok_or(Error::TokenKeyUnknown)?;
+        let key = self.named(header.kid.as_deref())?;
         if header.typ.as_deref() != Some(RECEIPT_TYPE) {
             return Err(Error::TokenInvalid("it is not a receipt"));
         }
@@ -244,31 +252,37 @@ impl ServiceKeys {
     }
 }
 
-impl ServiceKey {
-    fn new(jwk: PrivateJwk) -> Result<Self, KeySetRefused> {
-        if jwk.kty != "OKP" || jwk.crv != "Ed25519" {
-            return Err(KeySetRefused("a key is not Ed25519"));
-        }
+impl StoredKey {
+    /// The private half, if it is there; refused if it is not that of the public one.
+    fn seed(&self) -> Result<Option<[u8; 32]>, KeySetRefused> {
+        let Some(d) = &self.d else { return Ok(None) };
         let seed: [u8; 32] = URL_SAFE_NO_PAD
-            .decode(&jwk.d)
+            .decode(d)
             .ok()
             .and_then(|seed| seed.try_into().ok())
             .ok_or(KeySetRefused("a private key is not 32 bytes"))?;
         let public = SigningKey::from_bytes(&seed).verifying_key();
-        if URL_SAFE_NO_PAD.encode(public.as_bytes()) != jwk.x {
+        if URL_SAFE_NO_PAD.encode(public.as_bytes()) != self.x {
             return Err(KeySetRefused("a public key is not its private key's"));
         }
-        let mut pkcs8 = PKCS8_PREFIX.to_vec();
-        pkcs8.extend(seed);
+        Ok(Some(seed))
+    }
+}
+
+impl ServiceKey {
+    fn new(stored: StoredKey) -> Result<Self, KeySetRefused> {
+        if stored.kty != "OKP" || stored.crv != "Ed25519" {
+            return Err(KeySetRefused("a key is not Ed25519"));
+        }
         Ok(Self {
-            verifying: DecodingKey::from_ed_components(&jwk.x)
+            verifies_tokens: stored.seed()?.is_some(),
+            verifying: DecodingKey::from_ed_components(&stored.x)
                 .map_err(|_| KeySetRefused("a public key does not parse"))?,
-            signing: EncodingKey::from_ed_der(&pkcs8),
             public: PublicJwk {
-                kty: jwk.kty,
-                crv: jwk.crv,
-                x: jwk.x,
-                kid: jwk.kid,
+                kty: stored.kty,
+                crv: stored.crv,
+                x: stored.x,
+                kid: stored.kid,
                 used_for: "sig".into(),
                 alg: "EdDSA".into(),
             },
@@ -282,13 +296,77 @@ impl fmt::Debug for ServiceKeys {
     }
 }
 
-/// A fresh signing key as a private JWK, its `kid` the RFC 7638 thumbprint.
-pub fn new_signing_jwk(seed: [u8; 32]) -> serde_json::Value {
-    let public = SigningKey::from_bytes(&seed).verifying_key();
-    let x = URL_SAFE_NO_PAD.encode(public.as_bytes());
-    let kid = KeyId::of_jwk_x(&x);
-    serde_json::json!({
-        "kty": "OKP", "crv": "Ed25519", "x": x, "d": URL_SAFE_NO_PAD.encode(seed),
-        "kid": kid.as_str(), "use": "sig", "alg": "EdDSA",
-    })
+/// The key set that follows `current` (a JWK set, which may be empty), with a new key of this seed first.
+///
+/// A superseded key keeps its private half until `overlap` has passed, at least the longest life of a
+/// token, and its public half for ever: a receipt can be checked as long as anyone has it.
+pub fn rotated(
+    current: &str,
+    seed: [u8; 32],
+    now: OffsetDateTime,
+    overlap: Duration,
+) -> Result<String, KeySetRefused> {
+    let mut set: StoredSet = serde_json::from_str(current).map_err(|_| KeySetRefused("it does not parse"))?;
+    for key in &mut set.keys {
+        let superseded_at = *key.superseded_at.get_or_insert(now.unix_timestamp());
+        if now.unix_timestamp() - superseded_at > overlap.whole_seconds() {
+            key.d = None;
+        }
+    }
+    let x = URL_SAFE_NO_PAD.encode(SigningKey::from_bytes(&seed).verifying_key().as_bytes());
+    let new = StoredKey {
+        kty: "OKP".into(),
+        crv: "Ed25519".into(),
+        kid: KeyId::of_jwk_x(&x).to_string(),
+        x,
+        d: Some(URL_SAFE_NO_PAD.encode(seed)),
+        superseded_at: None,
+    };
+    set.keys.insert(0, new);
+    serde_json::to_string(&set).map_err(|_| KeySetRefused("it cannot be written"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    const SERVICE: &str = "https://queue.example.org";
+    const HOUR: Duration = Duration::hours(1);
+
+    fn runner_key() -> PublicKey {
+        PublicKey::from_bytes(SigningKey::from_bytes(&[9; 32]).verifying_key().as_bytes()).unwrap()
+    }
+
+    fn token(set: &str) -> String {
+        let keys = ServiceKeys::from_jwk_set(set).unwrap();
+        keys.issue(SERVICE, "bench-01", &runner_key(), OffsetDateTime::now_utc(), HOUR).unwrap()
+    }
+
+    #[test]
+    fn a_token_outlives_a_rotation_but_not_its_keys_overlap() {
+        let now = datetime!(2026-11-01 0:00 UTC);
+        let first = rotated(r#"{"keys":[]}"#, [1; 32], now, HOUR).unwrap();
+        let second = rotated(&first, [2; 32], now + HOUR, HOUR).unwrap();
+        let third = rotated(&second, [3; 32], now + HOUR * 3, HOUR).unwrap();
+        let token = token(&first);
+
+        let keys = ServiceKeys::from_jwk_set(&second).unwrap();
+        assert_eq!(keys.authenticate(SERVICE, &token).unwrap().runner_id(), "bench-01");
+        let keys = ServiceKeys::from_jwk_set(&third).unwrap();
+        assert!(matches!(keys.authenticate(SERVICE, &token), Err(Error::TokenExpired)));
+        assert_eq!(keys.public().count(), 3, "the public halves stay");
+        assert_eq!(third.matches("\"d\"").count(), 2, "the first private half is gone");
+    }
+
+    #[test]
+    fn a_set_whose_halves_do_not_belong_together_is_refused() {
+        let set = rotated(r#"{"keys":[]}"#, [1; 32], datetime!(2026-11-01 0:00 UTC), HOUR).unwrap();
+        let other = URL_SAFE_NO_PAD.encode([5; 32]);
+        let mut parsed: serde_json::Value = serde_json::from_str(&set).unwrap();
+        parsed["keys"][0]["d"] = other.into();
+        assert!(ServiceKeys::from_jwk_set(&parsed.to_string()).is_err());
+        parsed["keys"][0].as_object_mut().unwrap().remove("d");
+        assert!(ServiceKeys::from_jwk_set(&parsed.to_string()).is_err(), "nothing could sign");
+    }
 }

@@ -1,9 +1,9 @@
 //! What a function has at hand. Nothing is set up before a request needs it.
 
-use crate::config::Config;
+use crate::config::{Config, TrustedRootSource};
 use crate::database::Database;
 use crate::problem::Refusal;
-use crate::secrets::{Secrets, SigningKeys};
+use crate::secrets::{Secrets, SigningKeys, read_file};
 use bakeoff_core::fault::Fault;
 use bakeoff_core::token::ServiceKeys;
 use deadpool_postgres::Object;
@@ -46,6 +46,15 @@ impl App {
 
     pub(crate) async fn newest_signing_keys(&self) -> Result<Arc<ServiceKeys>, Refusal> {
         Ok(self.signing_keys.newest(&self.secrets).await?)
+    }
+
+    /// The JSON of the trusted root that configuration puts in place of the embedded one.
+    pub async fn trusted_root_json(&self) -> Result<Option<String>, Refusal> {
+        match &self.config.trusted_root {
+            TrustedRootSource::File(path) => Ok(Some(read_file(path).await?)),
+            TrustedRootSource::Secret(secret) => Ok(Some(self.secrets.read(secret).await?)),
+            TrustedRootSource::Embedded => Ok(None),
+        }
     }
 
     /// The connection.

@@ -33,7 +33,7 @@ impl App {
 
     /// The key that the request's DPoP header proves possession of, for this route.
     pub fn proven_key(&self, request: &Request) -> Result<ProvenKey, Refusal> {
-        let proof = request.header("dpop").ok_or(Refusal::Unauthenticated("there is no DPoP header"))?;
+        let proof = request.header("dpop").ok_or(Refusal::NoProof)?;
         let url = format!("{}/api/runners/register", self.config().public_url);
         Ok(ProvenKey::from_proof(proof, &url)?)
     }
@@ -47,13 +47,12 @@ impl App {
 
 /// The token of an `Authorization: Bearer` header (RFC 6750, section 2.1).
 fn bearer(request: &Request) -> Result<&str, Refusal> {
-    let header = request
-        .header("authorization")
-        .ok_or(Refusal::Unauthenticated("there is no Authorization header"))?;
+    let header =
+        request.header("authorization").ok_or(Refusal::NoToken("there is no Authorization header"))?;
     match header.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() => {
             Ok(token.trim())
         }
-        _ => Err(Refusal::Unauthenticated("the Authorization header is not of the scheme Bearer")),
+        _ => Err(Refusal::NoToken("the Authorization header is not of the scheme Bearer")),
     }
 }

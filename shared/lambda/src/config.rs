@@ -19,8 +19,8 @@ pub struct Config {
     pub database: DatabaseSource,
     /// Where the signing keys are.
     pub signing_keys: SigningKeysSource,
-    /// A trusted root that replaces the embedded one: `TRUSTED_ROOT_FILE`, else `TRUSTED_ROOT_PARAMETER`.
-    pub trusted_root_file: Option<String>,
+    /// A trusted root that replaces the embedded one.
+    pub trusted_root: TrustedRootSource,
 }
 
 /// Where Postgres is. A URL wins over cloud credentials, so that the same binary runs anywhere.
@@ -55,6 +55,18 @@ pub enum SigningKeysSource {
     None,
 }
 
+/// Where the trusted root is. It is no secret, but Secrets Manager is the one store that a function
+/// without a way to the internet reaches already.
+#[derive(Clone, Debug)]
+pub enum TrustedRootSource {
+    /// `TRUSTED_ROOT_FILE`.
+    File(String),
+    /// `TRUSTED_ROOT_SECRET_ARN`: a secret that holds the root's JSON.
+    Secret(String),
+    /// In the binary.
+    Embedded,
+}
+
 /// A variable that is missing or makes no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("the environment variable {0} {1}")]
@@ -82,7 +94,11 @@ impl Config {
                 (None, Some(secret)) => SigningKeysSource::Secret(secret),
                 (None, None) => SigningKeysSource::None,
             },
-            trusted_root_file: variable("TRUSTED_ROOT_FILE"),
+            trusted_root: match (variable("TRUSTED_ROOT_FILE"), variable("TRUSTED_ROOT_SECRET_ARN")) {
+                (Some(file), _) => TrustedRootSource::File(file),
+                (None, Some(secret)) => TrustedRootSource::Secret(secret),
+                (None, None) => TrustedRootSource::Embedded,
+            },
         })
     }
 

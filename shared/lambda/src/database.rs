@@ -4,7 +4,10 @@ use crate::config::DatabaseSource;
 use crate::secrets::{DatabaseCredentials, Secrets};
 use bakeoff_core::Error;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -15,6 +18,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who signs the certificates of RDS instances.
+const RDS_ROOTS: &str = include_str!("../roots/rds.pem");
+/// Who signs the certificates of RDS Proxy, and of AWS's other endpoints.
+pub const AMAZON_ROOTS: &str = include_str!("../roots/amazon-trust-services.pem");
 
 /// Postgres, connected to at the first use.
 #[derive(Debug)]
@@ -75,6 +83,8 @@ impl Database {
             DatabaseSource::None => return Err(Error::Internal("no database is configured".into())),
         };
         config.connect_timeout(CONNECT_TIMEOUT).application_name("bakeoff");
+        // An environment thawed after a failover would wait a quarter of an hour for a peer that is gone.
+        config.tcp_user_timeout(CONNECT_TIMEOUT);
         Ok(config)
     }
 }
@@ -94,20 +104,24 @@ fn connected_with(config: Config) -> Result<Pool, Error> {
         .map_err(|error| Error::Internal(format!("the pool: {error}")))
 }
 
-/// TLS with full verification: chain and host name.
+/// TLS with full verification, chain and host name, against the roots that Amazon signs with: nobody
+/// else may vouch for the database.
 pub fn tls() -> MakeRustlsConnect {
-    let mut roots = RootCertStore::empty();
-    for certificate in rustls_native_certs::load_native_certs().certs {
-        // A certificate that rustls cannot read is one that it cannot trust.
-        let _ = roots.add(certificate);
+    MakeRustlsConnect::new(tls_config(&[RDS_ROOTS, AMAZON_ROOTS]))
+}
+
+/// A TLS client that trusts these roots, each a PEM file, and no others.
+pub fn tls_config(roots: &[&str]) -> ClientConfig {
+    let mut trusted = RootCertStore::empty();
+    for pem in roots {
+        trusted.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap_or_else(|error| unreachable!("the provider supports TLS 1.2 and 1.3: {error}"))
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    MakeRustlsConnect::new(config)
+        .with_root_certificates(trusted)
+        .with_no_client_auth()
 }
 
 /// Why there is no connection.
@@ -125,14 +139,50 @@ fn wrong_password(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION))
 }
 
-/// Whether an error says that the connection is of no more use: it broke, the server is going down or
-/// coming up, or it has become a read-only standby. What was under way can be tried on a new one.
-pub fn connection_is_lost(error: &tokio_postgres::Error) -> bool {
-    match error.code() {
-        None => error.is_closed() || error.as_db_error().is_none(),
-        Some(state) => {
-            let code = state.code();
-            code == "25006" || code.starts_with("57P0") || code.starts_with("08")
+/// Whether the same work may well succeed on a new connection: this one broke, the server is going down
+/// or coming up, it has become a read-only standby, or it gave way to another transaction (class 40).
+///
+/// Where the connection broke, the work may have been done and only its answer lost.
+pub fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
+    match error.code().map(SqlState::code) {
+        Some(code) => code == "25006" || ["57P0", "08", "40"].iter().any(|class| code.starts_with(class)),
+        None => error.is_closed() || is_of_the_socket(error),
+    }
+}
+
+/// Whether an error is over by itself in a moment: what is worth another try, and what the server had no
+/// room or time for (class 53; 55P03, 57014).
+pub fn is_momentary(error: &tokio_postgres::Error) -> bool {
+    let out_of_means = |state: &SqlState| {
+        state.code().starts_with("53")
+            || [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED].contains(state)
+    };
+    is_worth_another_try(error) || error.code().is_some_and(out_of_means)
+}
+
+/// The driver gives no kind. Beside the socket's errors it has others without an SQLSTATE, such as a value
+/// of another type than expected: those are mistakes of ours, which come again.
+fn is_of_the_socket(error: &tokio_postgres::Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        // What the driver says when it cannot encode a value.
+        .is_some_and(|error| error.kind() != std::io::ErrorKind::InvalidInput)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_embedded_root_is_one_that_rustls_can_use() {
+        for pem in [RDS_ROOTS, AMAZON_ROOTS] {
+            let certificates: Vec<_> =
+                CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+            assert_eq!(certificates.len(), pem.matches("BEGIN CERTIFICATE").count());
+            let (added, ignored) = RootCertStore::empty().add_parsable_certificates(certificates);
+            assert!(added > 0);
+            assert_eq!(ignored, 0);
         }
     }
 }

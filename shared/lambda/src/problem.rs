@@ -1,7 +1,7 @@
 //! Every refusal as `application/problem+json` (RFC 9457). The one table that gives errors their status
 //! and code is [`Refusal::problem`].
 
-use crate::database::Unreachable;
+use crate::database::{Unreachable, is_momentary, is_worth_another_try};
 use crate::response::Reply;
 use crate::telemetry::Metric;
 use bakeoff_core::Error;
@@ -32,15 +32,15 @@ pub enum Refusal {
     /// A `Content-Encoding` other than gzip.
     #[error("the Content-Encoding is neither gzip nor identity")]
     EncodingUnsupported,
-    /// No token, or no proof.
+    /// No bearer token.
     #[error("{0}")]
-    Unauthenticated(&'static str),
+    NoToken(&'static str),
+    /// No proof of possession.
+    #[error("there is no DPoP header")]
+    NoProof,
     /// No IAM context: the request did not come through the gateway's authorizer.
     #[error("the request carries no IAM identity")]
     NotAnAdmin,
-    /// Part of the contract that is still to be built.
-    #[error("{0} is not built yet")]
-    NotImplemented(&'static str),
     /// Not a route of this function.
     #[error("there is no such route")]
     NoSuchRoute,
@@ -82,7 +82,7 @@ impl Refusal {
                 Error::KeyExists => (409, "key_exists", "The key is allowed already, on other terms"),
                 Error::SignatureInvalid(_) => (422, "signature_invalid", "The signature is refused"),
                 Error::RunMismatch { .. } => (422, "run_mismatch", "The signed result is another run's"),
-                Error::Database(error) if crate::database::connection_is_lost(error) => UNAVAILABLE,
+                Error::Database(error) if is_momentary(error) => UNAVAILABLE,
                 Error::Database(_) | Error::Internal(_) => INTERNAL,
             },
             Self::Unreachable(Unreachable::Unconfigured(_)) => INTERNAL,
@@ -92,21 +92,26 @@ impl Refusal {
             Self::EncodingUnsupported => {
                 (415, "encoding_unsupported", "The Content-Encoding is not supported")
             }
-            Self::Unauthenticated(_) => (401, "unauthenticated", "The request is not authenticated"),
+            Self::NoToken(_) | Self::NoProof => (401, "unauthenticated", "The request is not authenticated"),
             Self::NotAnAdmin => (403, "not_an_admin", "The request carries no IAM identity"),
-            Self::NotImplemented(_) => (501, "not_implemented", "This is not built yet"),
             Self::NoSuchRoute => (404, "no_such_route", "There is no such route"),
         };
         Problem { status, code, title }
     }
 
-    /// Whether a new connection may serve the same request.
-    pub fn connection_is_lost(&self) -> bool {
+    /// Whether the same request may well be served on a new connection.
+    pub fn is_worth_another_try(&self) -> bool {
         match self {
-            Self::Refused(Error::Database(error)) => crate::database::connection_is_lost(error),
+            Self::Refused(Error::Database(error)) => is_worth_another_try(error),
             Self::Unreachable(Unreachable::Refused(_)) => true,
             _ => false,
         }
+    }
+
+    /// Whether this is what a request meets that was carried out a moment ago: its proof is spent, its run
+    /// is there. Every other operation answers the same when it is repeated.
+    pub(crate) fn may_be_own_doing(&self) -> bool {
+        matches!(self, Self::Refused(Error::ProofReplayed | Error::RunExists))
     }
 
     /// As a reply. The cause of a failure of ours is logged here, once, and not sent.
@@ -128,6 +133,7 @@ impl Refusal {
         problem.insert("detail".into(), json!(detail));
         self.add_members(&mut problem);
 
+        let challenge = self.challenge(code);
         let mut reply = Reply {
             content_type: "application/problem+json",
             body: Some(Value::Object(problem).to_string()),
@@ -136,11 +142,24 @@ impl Refusal {
         }
         .metric(Metric::count("Refusals").by("Code", code));
         match status {
-            401 => reply = reply.header("www-authenticate", challenge(code)),
+            401 => reply = reply.header("www-authenticate", challenge),
             429 | 503 => reply = reply.header("retry-after", jittered(2, 6)),
             _ => {}
         }
         reply
+    }
+
+    /// The challenge of a 401 (RFC 6750 section 3, RFC 9449 section 7.1): without an error where nothing
+    /// was presented.
+    fn challenge(&self, code: &str) -> String {
+        match self {
+            Self::NoProof => "DPoP algs=\"EdDSA\"".to_owned(),
+            Self::NoToken(_) => "Bearer".to_owned(),
+            Self::Refused(Error::TokenExpired | Error::TokenInvalid(_) | Error::TokenKeyUnknown) => {
+                format!("Bearer error=\"invalid_token\", error_description=\"{code}\"")
+            }
+            _ => "DPoP error=\"invalid_dpop_proof\", algs=\"EdDSA\"".to_owned(),
+        }
     }
 
     /// What a particular problem says besides.
@@ -166,18 +185,6 @@ impl Refusal {
 
 const UNAVAILABLE: (u16, &str, &str) = (503, "unavailable", "The service is unavailable for a moment");
 const INTERNAL: (u16, &str, &str) = (500, "internal", "The service failed");
-
-/// The challenge of a 401 (RFC 6750 section 3, RFC 9449 section 7.1).
-fn challenge(code: &str) -> String {
-    match code {
-        "proof_invalid" | "proof_stale" | "proof_replayed" => {
-            "DPoP error=\"invalid_dpop_proof\", algs=\"EdDSA\"".to_owned()
-        }
-        "token_expired" => "Bearer error=\"invalid_token\", error_description=\"token_expired\"".to_owned(),
-        "token_invalid" => "Bearer error=\"invalid_token\", error_description=\"token_invalid\"".to_owned(),
-        _ => "Bearer".to_owned(),
-    }
-}
 
 /// A delay in seconds between `from` and `to`, inclusive, so that callers do not come back all at once.
 /// Jittered last: a cap after the jitter would take it away again.

@@ -1,10 +1,12 @@
 //! A request, as a handler sees it.
 
 use crate::problem::Refusal;
-use flate2::read::GzDecoder;
+use bakeoff_core::fault::Fault;
+use flate2::read::MultiGzDecoder;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayRequestAuthorizerIamDescription;
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, RequestExt};
+use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -15,12 +17,22 @@ pub const RECEIVED_MAX: usize = 4_500_000;
 pub const INFLATED_MAX: usize = 32_000_000;
 
 /// A request. Cheap to clone: it may be served a second time when a connection broke.
-#[derive(Clone, Debug)]
-pub struct Request(Arc<lambda_http::Request>);
+#[derive(Clone)]
+pub struct Request {
+    received: Arc<lambda_http::Request>,
+    fresh_id: Uuid,
+}
 
 impl From<lambda_http::Request> for Request {
     fn from(request: lambda_http::Request) -> Self {
-        Self(Arc::new(request))
+        Self { received: Arc::new(request), fresh_id: Uuid::new_v4() }
+    }
+}
+
+impl fmt::Debug for Request {
+    /// Its route: headers and body hold tokens, proofs and results.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Request({})", self.route())
     }
 }
 
@@ -28,29 +40,43 @@ impl Request {
     /// A header, if it is there once and readable. Twice is as good as not at all: whoever stands
     /// before us may have looked at the other one.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self.0.headers().get_all(name).iter();
+        let mut values = self.received.headers().get_all(name).iter();
         let value = values.next()?;
         if values.next().is_some() { None } else { value.to_str().ok() }
     }
 
+    /// An id for what the request makes, where its sender chose none: the same when the request is served
+    /// a second time, so that two tries never make two of it.
+    pub fn fresh_id(&self) -> Uuid {
+        self.fresh_id
+    }
+
     /// The method.
     pub fn method(&self) -> &str {
-        self.0.method().as_str()
+        self.received.method().as_str()
     }
 
     /// The path.
     pub fn path(&self) -> &str {
-        self.0.uri().path()
+        self.received.uri().path()
     }
 
-    /// A parameter of the route's path.
+    /// A parameter of the route's path. What holds a NUL is none: Postgres has no such text.
     pub fn path_parameter(&self, name: &str) -> Option<String> {
-        self.0.path_parameters_ref().and_then(|parameters| parameters.first(name)).map(str::to_owned)
+        let parameter = self.received.path_parameters_ref()?.first(name)?;
+        (!parameter.contains('\0')).then(|| parameter.to_owned())
     }
 
     /// A parameter of the query.
     pub fn query(&self, name: &str) -> Option<String> {
-        self.0.query_string_parameters_ref().and_then(|query| query.first(name)).map(str::to_owned)
+        self.received.query_string_parameters_ref().and_then(|query| query.first(name)).map(str::to_owned)
+    }
+
+    /// The query's `limit`, if it has one.
+    pub fn limit(&self) -> Result<Option<i32>, Refusal> {
+        let fault = |_| vec![Fault::new("/limit", "is not a whole number")];
+        let limit = self.query("limit").map(|limit| limit.parse().map_err(fault)).transpose();
+        Ok(limit.map_err(bakeoff_core::Error::Invalid)?)
     }
 
     /// The run that the path names. What is no UUID names no run.
@@ -62,7 +88,7 @@ impl Request {
 
     /// The route that the gateway matched, such as `POST /api/queue/claim`.
     pub fn route(&self) -> String {
-        match self.0.request_context_ref() {
+        match self.received.request_context_ref() {
             Some(RequestContext::ApiGatewayV2(context)) => {
                 context.route_key.clone().unwrap_or_else(|| self.method().to_owned())
             }
@@ -73,7 +99,7 @@ impl Request {
     /// What the gateway's IAM authorizer says of the caller. A header cannot fake it: it is not in the
     /// part of the event that the client writes.
     pub(crate) fn iam(&self) -> Option<&ApiGatewayRequestAuthorizerIamDescription> {
-        match self.0.request_context_ref()? {
+        match self.received.request_context_ref()? {
             RequestContext::ApiGatewayV2(context) => context.authorizer.as_ref()?.iam.as_ref(),
             _ => None,
         }
@@ -81,7 +107,7 @@ impl Request {
 
     /// The body as text, inflated if it came gzip-encoded.
     pub fn body(&self) -> Result<String, Refusal> {
-        let received: &[u8] = match self.0.body() {
+        let received: &[u8] = match self.received.body() {
             Body::Text(text) => text.as_bytes(),
             Body::Binary(bytes) => bytes,
             _ => &[],
@@ -102,7 +128,8 @@ impl Request {
 fn inflate(received: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut inflated = Vec::with_capacity(received.len().saturating_mul(4).min(INFLATED_MAX));
     let limit = INFLATED_MAX as u64 + 1;
-    GzDecoder::new(received)
+    // Every member of it (RFC 1952, section 2.2): whoever stands before us may have read them all.
+    MultiGzDecoder::new(received)
         .take(limit)
         .read_to_end(&mut inflated)
         .map_err(|_| Refusal::Malformed("the body is not gzip, as its Content-Encoding says".into()))?;

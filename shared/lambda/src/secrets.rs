@@ -6,13 +6,18 @@ use bakeoff_core::Error;
 use bakeoff_core::token::ServiceKeys;
 use serde::Deserialize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
+use tokio::time::{Instant, timeout};
 
 /// How long a key set is used before it is read again.
 const KEEP: Duration = Duration::from_secs(300);
 /// How often an unknown `kid` may make us read again: anyone can send one.
 const EARLY: Duration = Duration::from_secs(10);
+
+/// How long reading a secret may take. A network that swallows everything must cost a request no more
+/// than this while the keys at hand still serve.
+const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// AWS Secrets Manager, set up at its first use: a function with local settings never does.
 #[derive(Debug, Default)]
@@ -36,8 +41,9 @@ impl Secrets {
             })
             .await;
         // Boxed, like the load above: the SDK's futures are large, and every handler's holds this one.
-        let value = Box::pin(client.get_secret_value().secret_id(secret).send())
+        let value = timeout(READ_TIMEOUT, Box::pin(client.get_secret_value().secret_id(secret).send()))
             .await
+            .map_err(|_| Error::Internal(format!("reading {secret}: no answer")))?
             // The service's error names the secret and the reason, never the value.
             .map_err(|error| Error::Internal(format!("reading {secret}: {}", aws_error(&error))))?;
         value.secret_string.ok_or_else(|| Error::Internal(format!("{secret} holds no text")))
@@ -124,12 +130,15 @@ impl SigningKeys {
 
     async fn read(&self, secrets: &Secrets) -> Result<ServiceKeys, Error> {
         let json = match &self.source {
-            SigningKeysSource::File(path) => tokio::fs::read_to_string(path)
-                .await
-                .map_err(|error| Error::Internal(format!("reading {path}: {error}")))?,
+            SigningKeysSource::File(path) => read_file(path).await?,
             SigningKeysSource::Secret(secret) => secrets.read(secret).await?,
             SigningKeysSource::None => return Err(Error::Internal("no signing keys are configured".into())),
         };
         ServiceKeys::from_jwk_set(&json).map_err(|refused| Error::Internal(refused.to_string()))
     }
+}
+
+/// Reads what stands in for a secret on a machine of one's own.
+pub(crate) async fn read_file(path: &str) -> Result<String, Error> {
+    tokio::fs::read_to_string(path).await.map_err(|error| Error::Internal(format!("reading {path}: {error}")))
 }

@@ -6,11 +6,14 @@ use crate::problem::Refusal;
 use crate::request::Request;
 use crate::response::Reply;
 use crate::telemetry::publish;
-use lambda_http::{Body, RequestExt, Response, service_fn};
-use std::time::{Duration, Instant};
+use lambda_http::{Body, Context, RequestExt, Response, service_fn};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::time::timeout_at;
 
-/// How long a handler may work: less than the function's own timeout, so that the caller gets an answer.
-const HANDLER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Left of the function's time when a handler is stopped, so that the caller still gets an answer.
+const RESERVE: Duration = Duration::from_secs(1);
+/// How long a handler may work where no deadline is known: outside Lambda.
+const WITHOUT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Serves HTTP events with `handler` for as long as the environment lives.
 ///
@@ -47,27 +50,44 @@ where
     F: Future<Output = crate::Result>,
 {
     let started = Instant::now();
-    let request_id =
-        request.lambda_context_ref().map(|context| context.request_id.clone()).unwrap_or_default();
+    let context = request.lambda_context_ref();
+    let request_id = context.map(|context| context.request_id.clone()).unwrap_or_default();
+    let time = context.map_or(WITHOUT_DEADLINE, time_left);
     let request = Request::from(request);
-    let mut outcome = within_time(handler(app, request.clone())).await;
-    if outcome.as_ref().is_err_and(Refusal::connection_is_lost) {
-        // The database was restarted, or failed over: every operation may be sent again, so it is.
-        app.disconnect().await;
-        outcome = within_time(handler(app, request.clone())).await;
-    }
-    if matches!(outcome, Err(Refusal::TimedOut)) {
-        // The abandoned statement still runs on the connection.
-        app.disconnect().await;
-    }
+    let outcome = twice(&app, time, || handler(app, request.clone())).await;
     let reply = outcome.unwrap_or_else(Refusal::into_reply);
     log(&request, &request_id, &reply, started.elapsed());
     publish(&reply.metrics);
     reply.into_http(&request_id)
 }
 
-async fn within_time(work: impl Future<Output = crate::Result>) -> crate::Result {
-    tokio::time::timeout(HANDLER_TIMEOUT, work).await.unwrap_or(Err(Refusal::TimedOut))
+/// How long an invocation may still work.
+pub fn time_left(context: &Context) -> Duration {
+    context.deadline().duration_since(SystemTime::now()).unwrap_or_default().saturating_sub(RESERVE)
+}
+
+/// Does `work` within `time`; once more, on a new connection, when the database was restarted or failed
+/// over in between. Every operation may be repeated: none does its work twice.
+pub async fn twice<T, F>(app: &App, time: Duration, work: impl Fn() -> F) -> crate::Result<T>
+where
+    F: Future<Output = crate::Result<T>>,
+{
+    let end = tokio::time::Instant::now() + time;
+    let within_time = async || timeout_at(end, work()).await.unwrap_or(Err(Refusal::TimedOut));
+    let mut outcome = within_time().await;
+    if outcome.as_ref().is_err_and(Refusal::is_worth_another_try) {
+        app.disconnect().await;
+        outcome = match within_time().await {
+            // Perhaps our own first try did that, and only its answer was lost. We cannot know.
+            Err(refusal) if refusal.may_be_own_doing() => outcome,
+            second => second,
+        };
+    }
+    if matches!(outcome, Err(Refusal::TimedOut)) {
+        // The abandoned statement still runs on the connection.
+        app.disconnect().await;
+    }
+    outcome
 }
 
 /// One line a request. Never a token, a key or a body.

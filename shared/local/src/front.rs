@@ -119,11 +119,12 @@ impl Front {
 
     async fn invoke(&self, name: &str, event: Bytes) -> Result<Response<Bytes>, Refused> {
         let internal_error = || Refused(StatusCode::BAD_GATEWAY, "Internal Server Error");
-        let function = Arc::clone(self.functions.get(name).ok_or_else(internal_error)?);
+        let function = self.functions.get(name).ok_or_else(internal_error)?;
+        let invoked = Arc::clone(function);
         // In a task of its own: as in Lambda, a client that hangs up does not stop the function.
-        let invocation = tokio::spawn(async move { function.invoke(event).await });
+        let invocation = tokio::spawn(async move { invoked.invoke(event).await });
         let returned = invocation.await.map_err(|_| internal_error())?.map_err(|error| {
-            eprintln!("{name}: {error}");
+            eprintln!("{name}: {error}; its log is {}", function.log().display());
             match error {
                 InvocationError::TimedOut(_) => {
                     Refused(StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out")

@@ -2,32 +2,27 @@
 
 use std::path::Path;
 
+use bakeoff_core::token::rotated;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use time::{Duration, OffsetDateTime};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::write_private;
 
-/// Writes a JWK set (RFC 7517) with one fresh private Ed25519 key (RFC 8037), readable by us alone.
+/// Writes a JWK set with one fresh key, readable by us alone.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn write_signing_keys(path: &Path) -> Result<()> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).expect("the operating system gives random bytes");
-    write_private(path, &json!({"keys": [private_jwk(&SigningKey::from_bytes(&seed))]}).to_string())
-}
-
-fn private_jwk(key: &SigningKey) -> Value {
-    let mut jwk = public_jwk(key);
-    jwk["d"] = URL_SAFE_NO_PAD.encode(key.to_bytes()).into();
-    jwk["kid"] = thumbprint(key).into();
-    jwk["alg"] = "EdDSA".into();
-    jwk["use"] = "sig".into();
-    jwk
+    let set = rotated(r#"{"keys":[]}"#, seed, OffsetDateTime::now_utc(), Duration::ZERO)
+        .map_err(|refused| Error::Failed(refused.to_string()))?;
+    write_private(path, &set)
 }
 
 /// The members that identify the key.

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let command = match command_line::parse(std::env::args_os().skip(1), std::env::var("DATABASE_URL").ok()) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("{error}\n\n{HELP}");
+            eprintln!("{error}\nWhat can be typed: cargo local --help");
             return ExitCode::from(2);
         }
     };
@@ -37,8 +37,10 @@ fn run(command: Command) -> Result<()> {
                 Ok(())
             }
             Command::StopTestDatabase => postgres::stop_shared_test_cluster(),
-            Command::Serve(options) => until_stopped(serve(options)).await,
-            Command::Demo(options) => until_stopped(demo::play(options)).await,
+            Command::Serve(options) => until_stopped(serve(options)).await.unwrap_or(Ok(())),
+            Command::Demo(options) => until_stopped(demo::play(options))
+                .await
+                .unwrap_or_else(|| Err(Error::Failed("stopped before its end".into()))),
         }
     });
     // A build that is still under way must not keep us; everything else stops with its owner.
@@ -55,16 +57,21 @@ async fn serve(options: Options) -> Result<()> {
     std::future::pending().await
 }
 
-/// Runs until done, or until Ctrl-C, SIGTERM or the terminal's end; what was started is stopped by
-/// being dropped.
-async fn until_stopped(work: impl Future<Output = Result<()>>) -> Result<()> {
-    let catch = |kind| signal(kind).map_err(|source| Error::Io { doing: "catch signals".into(), source });
-    let (mut interrupt, mut terminate, mut hang_up) =
-        (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?, catch(SignalKind::hangup())?);
+/// Runs until done, or, with nothing to return, until Ctrl-C, SIGTERM or the terminal's end; what was
+/// started is stopped by being dropped.
+async fn until_stopped(work: impl Future<Output = Result<()>>) -> Option<Result<()>> {
     tokio::select! {
-        result = work => result,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = hang_up.recv() => Ok(()),
+        result = work => Some(result),
+        () = caught(SignalKind::interrupt()) => None,
+        () = caught(SignalKind::terminate()) => None,
+        () = caught(SignalKind::hangup()) => None,
+    }
+}
+
+async fn caught(kind: SignalKind) {
+    match signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        // Where it cannot be caught it ends us by itself.
+        Err(_) => std::future::pending().await,
     }
 }

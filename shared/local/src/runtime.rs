@@ -81,6 +81,11 @@ impl Function {
         &self.settings.function.name
     }
 
+    /// Where its processes write what they have to say.
+    pub fn log(&self) -> &Path {
+        &self.settings.log
+    }
+
     /// Gives a payload to a process and waits for what it returns. Waits for a process when all are
     /// busy; that time is not counted.
     ///
@@ -139,7 +144,7 @@ impl Instance {
             .stdin(Stdio::null())
             .stdout(log.try_clone().while_("share a function's log")?)
             .stderr(log)
-            // A Ctrl-C is for us; a request under way may still finish.
+            // A Ctrl-C at the terminal is for us alone, or it would look like a crash of them all.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -214,6 +219,7 @@ struct RuntimeApi {
 async fn serve(listener: TcpListener, api: Arc<RuntimeApi>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
         let api = Arc::clone(&api);
         let service = service_fn(move |request| {
             let api = Arc::clone(&api);

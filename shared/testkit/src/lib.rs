@@ -1,5 +1,6 @@
-//! What tests need: so far, a database each.
+//! What tests need: a database each, and what stands in it before the story begins.
 
 mod database;
+pub mod given;
 
 pub use database::Database;

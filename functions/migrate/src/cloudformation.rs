@@ -1,0 +1,152 @@
+//! A custom resource's request and the answer that CloudFormation waits for: a JSON document, put to a
+//! presigned URL.
+
+use bakeoff_lambda::database::{AMAZON_ROOTS, tls_config};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use lambda_runtime::Error;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// What of a reason CloudFormation shows; a longer answer than 4 kB it refuses.
+const REASON_MAX: usize = 1000;
+
+/// A change of the custom resource.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Request {
+    request_type: String,
+    #[serde(rename = "ResponseURL")]
+    response_url: String,
+    stack_id: String,
+    request_id: String,
+    logical_resource_id: String,
+    physical_resource_id: Option<String>,
+}
+
+/// What a change asks of the database.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Apply,
+    LeaveAlone,
+}
+
+impl Request {
+    /// A rollback's update comes as `Update` too, from the version of this function that is rolled back
+    /// to; it finds nothing pending that it knows of.
+    pub(crate) fn change(&self) -> Change {
+        if self.request_type == "Delete" { Change::LeaveAlone } else { Change::Apply }
+    }
+
+    /// Tells the stack how it went.
+    pub(crate) async fn answer(&self, outcome: &Result<Value, Error>) -> Result<(), Error> {
+        put(&self.response_url, self.document(outcome).to_string()).await
+    }
+
+    fn document(&self, outcome: &Result<Value, Error>) -> Value {
+        let (status, reason) = match outcome {
+            Ok(_) => ("SUCCESS", "migrated".to_owned()),
+            Err(error) => ("FAILED", error.to_string().chars().take(REASON_MAX).collect()),
+        };
+        json!({
+            "Status": status,
+            "Reason": reason,
+            // Always the same: another id would make CloudFormation delete the resource it replaces.
+            "PhysicalResourceId": self.physical_resource_id.as_deref().unwrap_or("migration"),
+            "StackId": self.stack_id,
+            "RequestId": self.request_id,
+            "LogicalResourceId": self.logical_resource_id,
+        })
+    }
+}
+
+async fn put(url: &str, body: String) -> Result<(), Error> {
+    let uri: hyper::Uri = url.parse()?;
+    let host = uri.host().ok_or("the answer's URL names no host")?.to_owned();
+    let encrypted = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+    let stream = TcpStream::connect((host.as_str(), port)).await?;
+    if encrypted {
+        let connector = TlsConnector::from(Arc::new(tls_config(&[AMAZON_ROOTS])));
+        put_over(connector.connect(host.try_into()?, stream).await?, &uri, body).await
+    } else {
+        put_over(stream, &uri, body).await
+    }
+}
+
+async fn put_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    uri: &hyper::Uri,
+    body: String,
+) -> Result<(), Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    // The URL is presigned without a content type: any other than the empty one breaks its signature.
+    let request = hyper::Request::put(path)
+        .header("host", authority)
+        .header("content-type", "")
+        .header("content-length", body.len())
+        .body(Full::new(Bytes::from(body)))?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    if !status.is_success() {
+        let answer = response.into_body().collect().await?.to_bytes();
+        let answer = String::from_utf8_lossy(&answer);
+        return Err(format!("the answer to the stack was refused with {status}: {answer}").into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn sample() -> Request {
+        serde_json::from_str(include_str!("../../../events/migrate.json")).unwrap()
+    }
+
+    #[test]
+    fn only_a_deletion_leaves_the_database_alone() {
+        let mut request = sample();
+        assert_eq!(request.change(), Change::Apply);
+        request.request_type = "Delete".into();
+        assert_eq!(request.change(), Change::LeaveAlone);
+    }
+
+    #[tokio::test]
+    async fn a_failure_reaches_the_stack_with_its_reason() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut request = sample();
+        request.response_url = format!("http://{}/answer?X-Amz-Signature=x", listener.local_addr().unwrap());
+        let stack = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut received = Vec::new();
+            let mut buffer = [0; 4096];
+            while !received.ends_with(b"}") {
+                let read = stream.read(&mut buffer).await.unwrap();
+                received.extend_from_slice(&buffer[..read]);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            String::from_utf8(received).unwrap()
+        });
+        request.answer(&Err("relation \"x\" exists".into())).await.unwrap();
+        let received = stack.await.unwrap();
+        let (head, body) = received.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("PUT /answer?X-Amz-Signature=x HTTP/1.1\r\n"), "{head}");
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["Status"], "FAILED");
+        assert_eq!(body["Reason"], "relation \"x\" exists");
+        assert_eq!(body["LogicalResourceId"], "Migration");
+        assert_eq!(body["PhysicalResourceId"], "migration");
+    }
+}

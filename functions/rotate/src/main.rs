@@ -1,0 +1,139 @@
+//! Rotation of the signing keys: the four steps that Secrets Manager calls, one after the other, each
+//! perhaps more than once.
+//!
+//! A new key goes first; the one before keeps verifying tokens until the longest of them has expired, and
+//! receipts for ever. Nothing has to be told to anyone: functions read the set again within five minutes,
+//! and at once when a token names a key they do not know.
+
+use aws_sdk_secretsmanager::Client;
+use bakeoff_core::token::{ServiceKeys, rotated};
+use bakeoff_lambda::config::Config;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde::Deserialize;
+use time::{Duration, OffsetDateTime};
+
+/// On top of a token's life: how long functions may still use a set they have read.
+const SETS_IN_USE: Duration = Duration::minutes(10);
+
+const CURRENT: &str = "AWSCURRENT";
+const PENDING: &str = "AWSPENDING";
+
+/// What Secrets Manager asks.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Rotation {
+    step: Step,
+    secret_id: String,
+    /// Also the id of the version that the rotation makes.
+    client_request_token: String,
+}
+
+#[derive(Debug, Deserialize)]
+enum Step {
+    #[serde(rename = "createSecret")]
+    Create,
+    #[serde(rename = "setSecret")]
+    Set,
+    #[serde(rename = "testSecret")]
+    Test,
+    #[serde(rename = "finishSecret")]
+    Finish,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let app = bakeoff_lambda::serve::start()?;
+    lambda_runtime::run(service_fn(|event: LambdaEvent<Rotation>| async move {
+        let client =
+            Client::new(&Box::pin(aws_config::load_defaults(aws_config::BehaviorVersion::latest())).await);
+        let rotation = event.payload;
+        tracing::info!(step = ?rotation.step, secret = rotation.secret_id, "rotating");
+        Box::pin(rotation.run(&client, app.config())).await
+    }))
+    .await
+}
+
+impl Rotation {
+    async fn run(&self, client: &Client, config: &Config) -> Result<(), Error> {
+        match self.step {
+            Step::Create => self.create(client, config).await,
+            // There is nobody to tell: verifiers read the set itself.
+            Step::Set => Ok(()),
+            Step::Test => self.test(client).await,
+            Step::Finish => self.finish(client).await,
+        }
+    }
+
+    /// Makes the pending set, unless an earlier try of this step has.
+    async fn create(&self, client: &Client, config: &Config) -> Result<(), Error> {
+        if self.pending(client).await.is_ok() {
+            return Ok(());
+        }
+        let current =
+            client.get_secret_value().secret_id(&self.secret_id).version_stage(CURRENT).send().await?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)?;
+        let overlap = config.token_ttl + SETS_IN_USE;
+        let next =
+            rotated(current.secret_string().unwrap_or_default(), seed, OffsetDateTime::now_utc(), overlap)?;
+        client
+            .put_secret_value()
+            .secret_id(&self.secret_id)
+            .client_request_token(&self.client_request_token)
+            .secret_string(next)
+            .version_stages(PENDING)
+            .send()
+            .await?;
+        Ok(())
+    }
+
+    /// The pending set must be one that functions can use.
+    async fn test(&self, client: &Client) -> Result<(), Error> {
+        ServiceKeys::from_jwk_set(&self.pending(client).await?)?;
+        Ok(())
+    }
+
+    /// Makes the pending set the current one. Repeated, it finds that done.
+    async fn finish(&self, client: &Client) -> Result<(), Error> {
+        let secret = client.describe_secret().secret_id(&self.secret_id).send().await?;
+        let current = secret.version_ids_to_stages().and_then(|versions| {
+            versions.iter().find(|(_, stages)| stages.iter().any(|stage| stage == CURRENT)).map(|(id, _)| id)
+        });
+        if current == Some(&self.client_request_token) {
+            return Ok(());
+        }
+        client
+            .update_secret_version_stage()
+            .secret_id(&self.secret_id)
+            .version_stage(CURRENT)
+            .move_to_version_id(&self.client_request_token)
+            .set_remove_from_version_id(current.cloned())
+            .send()
+            .await?;
+        Ok(())
+    }
+
+    async fn pending(&self, client: &Client) -> Result<String, Error> {
+        let pending = client
+            .get_secret_value()
+            .secret_id(&self.secret_id)
+            .version_id(&self.client_request_token)
+            .version_stage(PENDING)
+            .send()
+            .await?;
+        pending.secret_string.ok_or_else(|| "the pending version holds no text".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_event_is_understood() {
+        let event = include_str!("../../../events/rotate.json");
+        let rotation: Rotation = serde_json::from_str(event).unwrap();
+        assert!(matches!(rotation.step, Step::Create));
+        assert!(rotation.secret_id.starts_with("arn:aws:secretsmanager:"));
+    }
+}

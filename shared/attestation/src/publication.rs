@@ -1,0 +1,304 @@
+//! Publication bundles (`bakeoff-results/v1`): the folder that a manual submission is.
+//!
+//! A bundle is `result.json` and a Sigstore signature over its exact bytes, with a summary, optionally a
+//! dashboard, and a manifest that lists them all. The manifest is signed by nobody, so that it may add
+//! nothing: every hash in it must hold, and what it says of the run the signed result must say too.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Map, Value};
+use sigstore_verify::crypto::sha256;
+
+use crate::{hex, json};
+
+const RESULT: &str = "result.json";
+const MANIFEST: &str = "manifest.json";
+const SUMMARY: &str = "summary.md";
+const DASHBOARD: &str = "dashboard.html";
+const SIGNATURE: &str = "signature.sigstore.json";
+
+/// Every file a bundle may have; no other name is safe to store or to serve.
+const KNOWN: [&str; 5] = [RESULT, MANIFEST, SUMMARY, DASHBOARD, SIGNATURE];
+const REQUIRED: [&str; 4] = [RESULT, MANIFEST, SUMMARY, SIGNATURE];
+
+const SCHEMA_VERSION: &str = "bakeoff-results/v1";
+
+/// Bytes of a manifest. The harness writes about 1 kB.
+pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
+/// Nesting of a manifest. The harness nests three deep.
+const MAX_MANIFEST_DEPTH: usize = 16;
+/// A quoted value is cut here: a stranger wrote it.
+const MAX_QUOTE_CHARS: usize = 80;
+
+/// One thing wrong with a publication bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where: a JSON pointer (RFC 6901) into `{"files": {name: …}}`, a manifest's members standing below
+    /// its name.
+    pub pointer: String,
+    /// What, in words.
+    pub detail: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.pointer, self.detail)
+    }
+}
+
+/// A publication bundle whose files are those its manifest lists. Its signature is not verified yet.
+#[derive(Debug)]
+pub struct PublicationBundle {
+    files: BTreeMap<String, Vec<u8>>,
+    manifest: Map<String, Value>,
+}
+
+impl PublicationBundle {
+    /// Checks the files of a bundle, by name.
+    ///
+    /// # Errors
+    /// Every fault: unknown or missing files, a manifest of another schema, hashes that do not hold.
+    pub fn parse(files: BTreeMap<String, Vec<u8>>) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        for name in files.keys().filter(|name| !KNOWN.contains(&name.as_str())) {
+            faults.add(&[name], "not a file of a publication bundle");
+        }
+        for name in REQUIRED.into_iter().filter(|name| !files.contains_key(*name)) {
+            faults.add(&[name], "missing");
+        }
+        let manifest = match files.get(MANIFEST).map(|bytes| parse_manifest(bytes)) {
+            Some(Ok(manifest)) => manifest,
+            Some(Err(detail)) => {
+                faults.add(&[MANIFEST], detail);
+                return Err(faults.0);
+            }
+            None => return Err(faults.0),
+        };
+        if manifest.get("schema_version").is_none_or(|version| version != SCHEMA_VERSION) {
+            faults.add(&[MANIFEST, "schema_version"], format_args!("must be {SCHEMA_VERSION:?}"));
+        }
+        check_listing(&manifest, &files, &mut faults);
+        check_signature_block(&manifest, &mut faults);
+        if faults.0.is_empty() { Ok(Self { files, manifest }) } else { Err(faults.0) }
+    }
+
+    /// The signed bytes.
+    pub fn result(&self) -> &[u8] {
+        self.file(RESULT)
+    }
+
+    /// The Sigstore bundle with the signature over [`Self::result`].
+    pub fn signature(&self) -> &[u8] {
+        self.file(SIGNATURE)
+    }
+
+    /// Every file by name, the manifest included.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+
+    fn file(&self, name: &str) -> &[u8] {
+        self.files.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Everything in which the manifest and the signed result disagree.
+    ///
+    /// Compared are `run_id`, `timestamp`, `config_hash`, `model_ids`, `run_status` and
+    /// `model_scores_summary`. What the manifest states and the result does not is a disagreement too:
+    /// nobody signed it. Only a `run_status` missing in the result is taken from its `model_scores`.
+    pub fn disagreements(&self, result: &Value) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        self.compare("run_id", &result["run_id"], &mut faults);
+        self.compare("timestamp", &result["timestamp"], &mut faults);
+        self.compare("config_hash", &result["provenance"]["config_hash"], &mut faults);
+        self.compare("run_status", &run_status(result), &mut faults);
+        self.compare_model_ids(result, &mut faults);
+        self.compare_scores(result, &mut faults);
+        faults.0
+    }
+
+    fn stated(&self, member: &str) -> &Value {
+        self.manifest.get(member).unwrap_or(&Value::Null)
+    }
+
+    fn compare(&self, member: &str, signed: &Value, faults: &mut Faults) {
+        compare(&[MANIFEST, member], self.stated(member), signed, faults);
+    }
+
+    /// The ids of `config.models`, in any order.
+    fn compare_model_ids(&self, result: &Value, faults: &mut Faults) {
+        let signed: Vec<Value> = result["config"]["models"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|model| model["id"].clone())
+            .collect();
+        let in_order = |ids: &[Value]| {
+            let mut ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+            ids.sort_unstable();
+            ids
+        };
+        let stated = self.stated("model_ids");
+        if stated.as_array().is_none_or(|stated| in_order(stated) != in_order(&signed)) {
+            faults.add_difference(&[MANIFEST, "model_ids"], stated, &Value::Array(signed));
+        }
+    }
+
+    /// Each summary repeats members of the `model_scores` entry of the same model.
+    fn compare_scores(&self, result: &Value, faults: &mut Faults) {
+        let member = "model_scores_summary";
+        let stated = self.stated(member);
+        let signed = result["model_scores"].as_array().map_or(&[][..], Vec::as_slice);
+        let summaries = match stated {
+            Value::Null => &[][..],
+            Value::Array(summaries) => summaries.as_slice(),
+            _ => return faults.add(&[MANIFEST, member], "must be a list"),
+        };
+        if summaries.len() != signed.len() {
+            let detail = format!("has {} models, the signed result {}", summaries.len(), signed.len());
+            faults.add(&[MANIFEST, member], detail);
+        }
+        let mut seen = Vec::new();
+        for (index, summary) in summaries.iter().enumerate() {
+            let index = index.to_string();
+            let scores = signed.iter().find(|scores| scores["model_id"] == summary["model_id"]);
+            let (Some(scores), Some(summary)) = (scores, summary.as_object()) else {
+                faults.add(&[MANIFEST, member, &index], "the signed result has no scores of this model");
+                continue;
+            };
+            if seen.contains(&&scores["model_id"]) {
+                faults.add(&[MANIFEST, member, &index], "a second summary of this model");
+            }
+            seen.push(&scores["model_id"]);
+            for (key, stated) in summary {
+                compare(&[MANIFEST, member, &index, key], stated, &scores[key], faults);
+            }
+        }
+    }
+}
+
+fn parse_manifest(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    if bytes.len() > MAX_MANIFEST_BYTES {
+        return Err(format!("a manifest has at most {MAX_MANIFEST_BYTES} bytes"));
+    }
+    match json::parse(bytes, MAX_MANIFEST_DEPTH) {
+        Ok(Value::Object(manifest)) => Ok(manifest),
+        Ok(_) => Err("not a JSON object".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Every listed file is there with its hash, and every file but the manifest is listed.
+fn check_listing(manifest: &Map<String, Value>, files: &BTreeMap<String, Vec<u8>>, faults: &mut Faults) {
+    let Some(listing) = manifest.get("files").and_then(listing) else {
+        let detail = "must be {name: {\"sha256\": hex}}, {name: hex} or [{\"path\": name, \"sha256\": hex}]";
+        return faults.add(&[MANIFEST, "files"], detail);
+    };
+    let mut listed = Vec::new();
+    for (position, name, hash) in listing {
+        let pointer = [MANIFEST, "files", &position];
+        if listed.contains(&name) {
+            faults.add(&pointer, "listed twice");
+            continue;
+        }
+        listed.push(name);
+        let claimed = hash.and_then(hex::decode).filter(|digest| digest.len() == 32);
+        match (files.get(name).filter(|_| name != MANIFEST), claimed) {
+            _ if !KNOWN.contains(&name) || name == MANIFEST => {
+                faults.add(&pointer, "not a file a manifest may list");
+            }
+            (None, _) => faults.add(&pointer, "the file is missing"),
+            (_, None) => faults.add(&pointer, "the SHA-256 must be 64 hexadecimal digits"),
+            (Some(bytes), Some(claimed)) if *sha256(bytes).as_bytes() != *claimed => {
+                faults.add(&pointer, "the file has another SHA-256");
+            }
+            _ => {}
+        }
+    }
+    for name in files.keys().filter(|name| *name != MANIFEST && !listed.contains(&name.as_str())) {
+        faults.add(&[name], "not listed in the manifest");
+    }
+}
+
+/// One listed file: where it stands in `manifest.files`, its name, its hash if that is text.
+type Listed<'a> = (String, &'a str, Option<&'a str>);
+
+/// The listing in any of its three shapes.
+fn listing(files: &Value) -> Option<Vec<Listed<'_>>> {
+    match files {
+        Value::Object(entries) => Some(
+            entries
+                .iter()
+                .map(|(name, entry)| {
+                    let hash = entry.as_str().or_else(|| entry["sha256"].as_str());
+                    (name.clone(), name.as_str(), hash)
+                })
+                .collect(),
+        ),
+        Value::Array(entries) => entries
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                Some((index.to_string(), entry["path"].as_str()?, entry["sha256"].as_str()))
+            })
+            .collect(),
+        _ => None,
+    }
+}
+
+fn check_signature_block(manifest: &Map<String, Value>, faults: &mut Faults) {
+    let block = manifest.get("signature").unwrap_or(&Value::Null);
+    for (member, expected) in [("kind", "sigstore-bundle"), ("path", SIGNATURE), ("signed_file", RESULT)] {
+        if block[member] != expected {
+            faults.add(&[MANIFEST, "signature", member], format_args!("must be {expected:?}"));
+        }
+    }
+    if !block["required"].is_boolean() {
+        faults.add(&[MANIFEST, "signature", "required"], "must be true or false");
+    }
+}
+
+/// The run's status as signed; where the result has none, the worst of its models'.
+fn run_status(result: &Value) -> Value {
+    if !result["run_status"].is_null() {
+        return result["run_status"].clone();
+    }
+    let worst_first = ["failed", "incomplete", "complete"];
+    let models = result["model_scores"].as_array().map_or(&[][..], Vec::as_slice);
+    let worst =
+        worst_first.into_iter().find(|status| models.iter().any(|scores| scores["status"] == *status));
+    worst.map_or(Value::Null, Value::from)
+}
+
+fn compare(path: &[&str], stated: &Value, signed: &Value, faults: &mut Faults) {
+    let agree = match (stated, signed) {
+        // 1 and 1.0 are one number.
+        (Value::Number(stated), Value::Number(signed)) => {
+            stated == signed || stated.as_f64() == signed.as_f64()
+        }
+        _ => stated == signed,
+    };
+    if !agree {
+        faults.add_difference(path, stated, signed);
+    }
+}
+
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, path: &[&str], detail: impl fmt::Display) {
+        let mut pointer = "/files".to_owned();
+        for token in path {
+            pointer.push('/');
+            pointer.extend(token.replace('~', "~0").replace('/', "~1").chars().take(MAX_QUOTE_CHARS));
+        }
+        self.0.push(Fault { pointer, detail: detail.to_string() });
+    }
+
+    fn add_difference(&mut self, path: &[&str], stated: &Value, signed: &Value) {
+        let quote = |value: &Value| value.to_string().chars().take(MAX_QUOTE_CHARS).collect::<String>();
+        self.add(path, format_args!("is {}, but {} in the signed result", quote(stated), quote(signed)));
+    }
+}

@@ -1,0 +1,292 @@
+//! Change one thing in a bundle that verifies, and it must no longer verify.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::case::{Case, Signed};
+use crate::forms;
+
+fn all_forms() -> impl Iterator<Item = Case> {
+    Case::accepted().into_iter().chain(forms::cases())
+}
+
+/// How many bytes to go on from one change to the next: every byte for one case of each form, some for
+/// further cases of a form.
+fn stride(case: &Case) -> usize {
+    let is_further =
+        ["py-", "bundle-", "public-good-", "PKIX_ECDSA"].iter().any(|maker| case.name.starts_with(maker));
+    if is_further { 13 } else { 1 }
+}
+
+fn parsed(case: &Case) -> Value {
+    serde_json::from_slice(&case.bundle).unwrap()
+}
+
+/// Fails unless `mutant` is refused, or proves the very same.
+fn assert_refused(case: &Case, mutant: &Value, what: &str, harmless: bool) {
+    let outcome = case.verify_other(mutant.to_string().as_bytes(), &case.signed);
+    match outcome {
+        Err(_) => {}
+        Ok(attested) if harmless => {
+            let original = case.verify().unwrap();
+            assert_eq!(attested.digest(), original.digest(), "{}: {what}", case.name);
+            let times = original.verified_times();
+            assert!(
+                attested.verified_times().iter().all(|time| times.contains(time)),
+                "{}: {what}",
+                case.name
+            );
+        }
+        Ok(_) => panic!("{}: accepted with {what}", case.name),
+    }
+}
+
+/// JSON pointers of everything below a value.
+fn pointers(value: &Value) -> Vec<String> {
+    let below = |token: String, member: &Value| {
+        let inner = pointers(member).into_iter().map(|inner| format!("/{token}{inner}")).collect::<Vec<_>>();
+        std::iter::once(format!("/{token}")).chain(inner).collect::<Vec<_>>()
+    };
+    match value {
+        Value::Object(members) => {
+            members.iter().flat_map(|(key, member)| below(key.clone(), member)).collect()
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().flat_map(|(index, item)| below(index.to_string(), item)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Every single-byte change of a text: of the bytes it encodes where it is base64 or hexadecimal, of its
+/// own where it is not.
+fn changed_texts(pointer: &str, text: &str) -> Vec<String> {
+    let name = pointer.rsplit('/').next().unwrap();
+    let is_plain = ["mediaType", "kind", "version", "algorithm", "payloadType", "envelope"].contains(&name)
+        || name == "logIndex"
+        || name == "treeSize"
+        || name == "integratedTime";
+    let flip = |index: usize, byte: u8| byte ^ (1 << (index % 8));
+    if is_plain {
+        // The lowest bit keeps most characters printable, and digits digits.
+        let characters: Vec<char> = text.chars().collect();
+        let changed = |index: usize| {
+            let mut characters = characters.clone();
+            characters[index] = char::from_u32(u32::from(characters[index]) ^ 1).unwrap();
+            characters.into_iter().collect()
+        };
+        return (0..characters.len()).map(changed).collect();
+    }
+    let bytes = STANDARD.decode(text).unwrap_or_else(|error| panic!("{pointer} {text}: {error}"));
+    let changed = |index: usize| {
+        let mut bytes = bytes.clone();
+        bytes[index] = flip(index, bytes[index]);
+        STANDARD.encode(bytes)
+    };
+    let longer = STANDARD.encode([&bytes[..], &[0]].concat());
+    let shorter = STANDARD.encode(&bytes[..bytes.len() - 1]);
+    (0..bytes.len()).map(changed).chain([longer, shorter, String::new()]).collect()
+}
+
+/// Changes that leave what is proved as it was.
+fn is_harmless_change(pointer: &str, changed: &str) -> bool {
+    let is_changed_to_empty = changed.is_empty();
+    // The version of the format is signed by nobody; a bundle that meets the demands of another version is
+    // a bundle of that version.
+    pointer == "/mediaType"
+        // Around what it signs, a timestamp token has fields its authority does not sign, such as the
+        // status. The time is signed, and no other may come out (checked above).
+        || pointer.ends_with("/signedTimestamp")
+        // An empty hint is a missing one; any other change of it is refused.
+        || is_changed_to_empty
+            && (pointer == "/verificationMaterial/publicKey/hint" || pointer.ends_with("/keyid"))
+}
+
+#[test]
+fn a_changed_byte_is_refused() {
+    for case in all_forms() {
+        let original = parsed(&case);
+        for pointer in pointers(&original) {
+            let Some(text) = original.pointer(&pointer).and_then(Value::as_str) else {
+                continue;
+            };
+            for changed in changed_texts(&pointer, text)
+                .into_iter()
+                .filter(|changed| changed != text)
+                .step_by(stride(&case))
+            {
+                let mut mutant = original.clone();
+                *mutant.pointer_mut(&pointer).unwrap() = changed.clone().into();
+                let what = format!("{pointer} = {changed}");
+                assert_refused(&case, &mutant, &what, is_harmless_change(&pointer, &changed));
+            }
+        }
+    }
+}
+
+/// Members without which a bundle still proves as much, or is another accepted form.
+fn is_harmless_loss(case: &Case, pointer: &str, value: &Value) -> bool {
+    // A default may be left out in the JSON form of protocol buffers.
+    if [json!([]), json!({}), json!("0"), json!("")].contains(value) {
+        return true;
+    }
+    let material = "/verificationMaterial";
+    let is_promised = parsed(case).pointer(&format!("{material}/tlogEntries/0/inclusionPromise")).is_some();
+    let is_timestamp = pointer.starts_with(&format!("{material}/timestampVerificationData"));
+    match case.key {
+        // One vouched time is enough, and the log's promise gives it.
+        None => is_promised && is_timestamp,
+        // A key bundle needs no evidence and no hint. cosign writes no digest for pure Ed25519; others do,
+        // and the signature is over the artifact anyway.
+        Some(_) => {
+            is_timestamp
+                || pointer == format!("{material}/tlogEntries")
+                || pointer == format!("{material}/tlogEntries/0")
+                || pointer == format!("{material}/publicKey/hint")
+                || pointer == "/dsseEnvelope/signatures/0/keyid"
+                || pointer == "/messageSignature/messageDigest" && is_pure_ed25519(&case.name)
+        }
+    }
+}
+
+fn is_pure_ed25519(name: &str) -> bool {
+    let by_harness = name == "bundle-two-prompts";
+    let name = name.to_lowercase();
+    by_harness || name.contains("ed25519") && !name.contains("ed25519ph") && !name.contains("ed25519_ph")
+}
+
+#[test]
+fn a_missing_member_is_refused() {
+    for case in all_forms() {
+        let original = parsed(&case);
+        for pointer in pointers(&original) {
+            let (parent, last) = pointer.rsplit_once('/').unwrap();
+            let mut mutant = original.clone();
+            match mutant.pointer_mut(parent).unwrap() {
+                Value::Object(members) => drop(members.remove(last)),
+                Value::Array(items) => drop(items.remove(last.parse().unwrap())),
+                _ => unreachable!("only these have members"),
+            }
+            let harmless = is_harmless_loss(&case, &pointer, original.pointer(&pointer).unwrap());
+            assert_refused(&case, &mutant, &format!("{pointer} missing"), harmless);
+            // A null member is a missing one.
+            let mut mutant = original.clone();
+            *mutant.pointer_mut(&pointer).unwrap() = Value::Null;
+            assert_refused(&case, &mutant, &format!("{pointer} null"), harmless);
+        }
+    }
+}
+
+#[test]
+fn a_bundle_for_another_artifact_is_refused() {
+    for case in all_forms() {
+        for other in all_forms().filter(|other| !is_same(&other.signed, &case.signed)) {
+            assert!(
+                case.verify_other(&case.bundle, &other.signed).is_err(),
+                "{} for {}",
+                case.name,
+                other.name
+            );
+            assert!(
+                case.verify_other(&other.bundle, &case.signed).is_err(),
+                "{} for {}",
+                other.name,
+                case.name
+            );
+        }
+        let Signed::Bytes(bytes) = &case.signed else {
+            continue;
+        };
+        // Every byte of a short artifact, some of a long one.
+        for index in (0..bytes.len()).step_by(bytes.len() / 64 + 1) {
+            let mut changed = bytes.clone();
+            changed[index] ^= 1;
+            assert!(
+                case.verify_other(&case.bundle, &Signed::Bytes(changed)).is_err(),
+                "{} {index}",
+                case.name
+            );
+        }
+    }
+}
+
+fn is_same(one: &Signed, other: &Signed) -> bool {
+    one.sha256() == other.sha256()
+}
+
+#[test]
+fn another_signers_bundle_is_refused() {
+    for case in all_forms().filter(|case| case.key.is_some()) {
+        for other in all_forms().filter(|other| other.key.is_some() && other.key != case.key) {
+            assert!(
+                case.verify_other(&other.bundle, &other.signed).is_err(),
+                "{} by {}",
+                other.name,
+                case.name
+            );
+        }
+    }
+}
+
+#[test]
+fn evidence_of_another_bundle_is_refused() {
+    let cases: Vec<_> = all_forms().collect();
+    for case in &cases {
+        for other in &cases {
+            let (original, donor) = (parsed(case), parsed(other));
+            // Ed25519 is deterministic: evidence for the same signature is evidence for this one.
+            if signature(&original) == signature(&donor) {
+                continue;
+            }
+            for part in ["tlogEntries", "timestampVerificationData"] {
+                let pointer = format!("/verificationMaterial/{part}");
+                let Some(evidence) = donor.pointer(&pointer).filter(|evidence| !is_empty(evidence)) else {
+                    continue;
+                };
+                let mut mutant = original.clone();
+                mutant["verificationMaterial"][part] = evidence.clone();
+                let what = format!("{part} of {}", other.name);
+                assert_refused(case, &mutant, &what, false);
+            }
+        }
+    }
+}
+
+fn signature(bundle: &Value) -> Option<&Value> {
+    let message = bundle.pointer("/messageSignature/signature");
+    message.or_else(|| bundle.pointer("/dsseEnvelope/signatures/0/sig"))
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.values().all(is_empty),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_changed_character_of_the_text_is_refused_or_means_the_same() {
+    for case in Case::accepted() {
+        let original = parsed(&case);
+        // Between quotes are mostly the texts that are changed byte by byte above.
+        for index in (0..case.bundle.len()).step_by(3 * stride(&case)) {
+            let mut text = case.bundle.clone();
+            text[index] ^= 1;
+            if case.verify_other(&text, &case.signed).is_err() {
+                continue;
+            }
+            let mut mutant: Value = serde_json::from_slice(&text).unwrap();
+            mutant["mediaType"] = original["mediaType"].clone();
+            let is_token = |pointer: &&String| pointer.ends_with("/signedTimestamp");
+            for pointer in pointers(&original).iter().filter(is_token) {
+                if let (Some(changed), Some(value)) = (mutant.pointer_mut(pointer), original.pointer(pointer))
+                {
+                    *changed = value.clone();
+                }
+            }
+            assert_eq!(mutant, original, "{} byte {index}", case.name);
+        }
+    }
+}
