@@ -13,7 +13,7 @@ use bakeoff_core::proof::ProvenKey;
 use bakeoff_core::register::{Registration, register};
 use bakeoff_core::runner::{Admin, AuthenticatedRunner};
 use bakeoff_core::submit::{Accepted, submit, verify_envelope};
-use bakeoff_core::token::{ServiceKeys, new_signing_jwk};
+use bakeoff_core::token::ServiceKeys;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -33,7 +33,11 @@ pub const TERMS: LeaseTerms = LeaseTerms { ttl_s: 300, heartbeat_interval_s: 60 
 
 /// The service's signing keys, the same in every test.
 pub fn service_keys() -> ServiceKeys {
-    let set = json!({ "keys": [new_signing_jwk([42; 32])] });
+    let seed = [42; 32];
+    let public = SigningKey::from_bytes(&seed).verifying_key();
+    let x = URL_SAFE_NO_PAD.encode(public.as_bytes());
+    let key = json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "test", "d": URL_SAFE_NO_PAD.encode(seed) });
+    let set = json!({ "keys": [key] });
     ServiceKeys::from_jwk_set(&set.to_string()).expect("a JWK set of one key")
 }
 

@@ -211,15 +211,16 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
     client
         .execute(
             "WITH made AS (
-                 SELECT i, gen_random_uuid() AS run_id, i < $1 AS is_ahead FROM generate_series($2, $3 - 1) i
+                 SELECT i, gen_random_uuid() AS run_id, i < $1::bigint AS is_ahead
+                   FROM generate_series($2::bigint, $3::bigint - 1) i
              ), run AS (
                  INSERT INTO runs (run_id, submitted_at, publisher_id) SELECT run_id, now(), 'bench' FROM made
              )
              INSERT INTO run_queue (run_id, prompt_id, created_at, retry_after, lane_id)
              SELECT run_id, (SELECT min(prompt_id) FROM prompts), now() - interval '10 days' + i * interval '1 ms',
                     CASE WHEN is_ahead AND NOT $4 THEN now() + interval '1 day' END,
-                    1000000 + (i % $5 + CASE WHEN is_ahead AND $4 AND NOT $8 THEN $5 ELSE 0 END) * $7
-                    + i / $5 % $6 + CASE WHEN is_ahead AND $4 AND $8 THEN $6 ELSE 0 END
+                    1000000 + (i % $5::bigint + CASE WHEN is_ahead AND $4 AND NOT $8 THEN $5 ELSE 0 END) * $7::bigint
+                    + i / $5 % $6::bigint + CASE WHEN is_ahead AND $4 AND $8 THEN $6 ELSE 0 END
                FROM made",
             &[
                 &ahead,
