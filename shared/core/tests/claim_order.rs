@@ -41,7 +41,7 @@ async fn random_queue(client: &Client, rows: i32) {
             "INSERT INTO run_queue (run_id, prompt_id, priority, created_at, lane_id)
              SELECT q.run_id, q.prompt_id, (random() * 4)::integer, now() - random() * interval '1 day',
                     lanes.ids[1 + (random() * random() * (cardinality(lanes.ids) - 1))::integer]
-               FROM run_queue q, (SELECT array_agg(lane_id) AS ids FROM queue_lanes) lanes,
+               FROM run_queue q, (SELECT array_agg(lane_id) AS ids FROM queue_lanes WHERE lane_id <> 0) lanes,
                     generate_series(1, $1)",
             &[&rows],
         )
@@ -82,7 +82,7 @@ async fn every_claim_takes_what_a_sort_of_all_rows_finds_first() {
         disturb(&client, &runner, seed, job.map(|job| (job.run_id, job.claim_id))).await;
     }
     // Neither side of the comparison was idle.
-    assert!((100..640).contains(&found), "{found} claims found a row");
+    assert!((100..639).contains(&found), "{found} claims found a row");
 }
 
 /// The runner's VRAM as the integer that lanes compare with.
