@@ -8,6 +8,9 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
 const FLOOR: &str = "UPDATE bench_floor SET value = value + 1 WHERE id = $1";
+const COMPLETE: &str = "UPDATE run_queue
+       SET status = 'COMPLETE', lease_expires_at = NULL, completed_at = now(), updated_at = now()
+     WHERE claim_id = $1 AND claimed_by = $2 AND status IN ('CLAIMED', 'IN_PROGRESS')";
 const PLAIN: &str = include_str!("plain.sql");
 
 /// What is timed.
@@ -19,6 +22,8 @@ pub(crate) enum Operation {
     Claim,
     /// A claim and the submit of its signed result.
     Cycle,
+    /// A claim and its row's completion, without the result and its evidence: what other queues call a job.
+    Complete,
     /// A heartbeat of one claim again and again.
     Heartbeat,
     /// The rejected design.
@@ -49,6 +54,7 @@ impl Operation {
             Self::Floor => "floor",
             Self::Claim => "claim",
             Self::Cycle => "claim+submit",
+            Self::Complete => "claim+complete",
             Self::Heartbeat => "heartbeat",
             Self::Plain => "plain claim",
         }
@@ -74,6 +80,7 @@ impl Connection {
             }
             Operation::Claim => self.claim().await.is_some(),
             Operation::Cycle => self.cycle().await,
+            Operation::Complete => self.complete().await,
             Operation::Heartbeat => self.heartbeat().await,
             Operation::Plain => self.plain().await,
         }
@@ -89,6 +96,13 @@ impl Connection {
         let Some(job) = self.claim().await else { return false };
         let result = given::result(&job);
         given::submitted(&self.client, &self.runner, &job, &result).await.expect("the result is accepted");
+        true
+    }
+
+    async fn complete(&self) -> bool {
+        let Some(job) = self.claim().await else { return false };
+        let fence = [(&job.claim_id as _, Type::UUID), (&self.runner.machine.name as _, Type::TEXT)];
+        self.client.query_typed(COMPLETE, &fence).await.expect("the row is completed");
         true
     }
 

@@ -9,6 +9,7 @@
 
 mod bulk;
 mod connection;
+mod graphile;
 mod mix;
 mod options;
 mod plot;
@@ -48,6 +49,10 @@ async fn run(url: &str, options: &Options, target: &Path) -> Result<(), Box<dyn 
     let mut client = connect(url).await;
     bakeoff_core::migrate::apply(&mut client).await?;
     client.batch_execute(FLOOR).await?;
+    if options.graphile {
+        graphile::compare(url, &client).await?.iter().for_each(report::Goal::print);
+        return Ok(());
+    }
     let mut lines = Vec::new();
     Line::print_head();
     for (mix, depth) in options.mixes.iter().flat_map(|mix| options.depths.iter().map(|depth| (*mix, *depth))) {
@@ -81,7 +86,7 @@ async fn measure(
     for &count in &options.connections {
         let mut operations = vec![Operation::Floor, Operation::Claim];
         if mix == Mix::AllEligible {
-            operations.extend([Operation::Cycle, Operation::Heartbeat]);
+            operations.extend([Operation::Complete, Operation::Cycle, Operation::Heartbeat]);
         }
         if count == 1 {
             operations.push(Operation::Plain);

@@ -17,12 +17,15 @@ pub(crate) struct Options {
     pub(crate) claims: usize,
     /// Rows of the parts on enqueueing and reaping.
     pub(crate) bulk: i64,
+    /// Compare with graphile-worker (Node.js and npm needed), and nothing else.
+    pub(crate) graphile: bool,
 }
 
 const HELP: &str = "\
 cargo bench -p bakeoff-core --bench queue -- [options]
   --small            10k and 100k rows, 1 and 8 connections; within two minutes (the default)
   --full             10k, 100k, 1M and 3M rows, 1, 8 and 64 connections
+  --graphile         only the comparison with graphile-worker; needs node and npm
   --mix NAME         only this mix (may be repeated): ";
 
 impl Options {
@@ -31,12 +34,13 @@ impl Options {
         use lexopt::prelude::{Long, ValueExt as _};
 
         let (mut mixes, mut depths, mut connections) = (Vec::new(), Vec::new(), Vec::new());
-        let mut full = false;
+        let (mut full, mut graphile) = (false, false);
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
                 Long("small") => full = false,
                 Long("full") => full = true,
+                Long("graphile") => graphile = true,
                 Long("mix") => {
                     let name = arguments.value()?.string()?;
                     let mix = Mix::ALL.into_iter().find(|mix| mix.name() == name);
@@ -66,6 +70,7 @@ impl Options {
             },
             rounds: if full { 5 } else { 3 },
             claims: if full { 400 } else { 120 },
+            graphile,
             bulk: if full { 100_000 } else { 10_000 },
         }))
     }

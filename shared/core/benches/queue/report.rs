@@ -43,14 +43,14 @@ impl Line {
 
     pub(crate) fn print_head() {
         println!(
-            "{:<20} {:>8} {:>4}  {:<12} {:>9} {:>9} {:>8} {:>9} {:>7} {:>7}",
+            "{:<20} {:>8} {:>4}  {:<14} {:>9} {:>9} {:>8} {:>9} {:>7} {:>7}",
             "mix", "depth", "conn", "operation", "median ms", "p99 ms", "per s", "floor ms", "÷ floor", "share"
         );
     }
 
     pub(crate) fn print(&self) {
         println!(
-            "{:<20} {:>8} {:>4}  {:<12} {:>9.3} {:>9.3} {:>8.0} {:>9.3} {:>7.2} {:>7.2}{}",
+            "{:<20} {:>8} {:>4}  {:<14} {:>9.3} {:>9.3} {:>8.0} {:>9.3} {:>7.2} {:>7.2}{}",
             self.mix.name(),
             self.depth,
             self.connections,
