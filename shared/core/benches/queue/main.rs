@@ -55,7 +55,8 @@ async fn run(url: &str, options: &Options, target: &Path) -> Result<(), Box<dyn 
     }
     let mut lines = Vec::new();
     Line::print_head();
-    for (mix, depth) in options.mixes.iter().flat_map(|mix| options.depths.iter().map(|depth| (*mix, *depth))) {
+    for (mix, depth) in options.mixes.iter().flat_map(|mix| options.depths.iter().map(|depth| (*mix, *depth)))
+    {
         measure(url, &client, options, mix, depth, &mut lines).await;
     }
     let mut goals = report::goals(&lines);
@@ -74,14 +75,7 @@ async fn run(url: &str, options: &Options, target: &Path) -> Result<(), Box<dyn 
 }
 
 /// One mix at one depth.
-async fn measure(
-    url: &str,
-    client: &Client,
-    options: &Options,
-    mix: Mix,
-    depth: i64,
-    lines: &mut Vec<Line>,
-) {
+async fn measure(url: &str, client: &Client, options: &Options, mix: Mix, depth: i64, lines: &mut Vec<Line>) {
     let _snapshot = mix::load(client, connect(url).await, mix, depth).await;
     for &count in &options.connections {
         let mut operations = vec![Operation::Floor, Operation::Claim];
@@ -98,8 +92,7 @@ async fn measure(
         let mut samples = take_turns(&mut connections, &operations, options.rounds, options.claims).await;
         let floor = samples.remove(0);
         for (operation, sample) in operations.into_iter().skip(1).zip(samples) {
-            let line =
-                Line { mix, depth, connections: count, operation, sample, floor: floor.clone() };
+            let line = Line { mix, depth, connections: count, operation, sample, floor: floor.clone() };
             line.print();
             lines.push(line);
         }

@@ -62,7 +62,10 @@ impl Options {
         let or = |given: Vec<i64>, default: &[i64]| if given.is_empty() { default.to_vec() } else { given };
         Ok(Some(Self {
             mixes: if mixes.is_empty() { Mix::ALL.to_vec() } else { mixes },
-            depths: or(depths, if full { &[10_000, 100_000, 1_000_000, 3_000_000] } else { &[10_000, 100_000] }),
+            depths: or(
+                depths,
+                if full { &[10_000, 100_000, 1_000_000, 3_000_000] } else { &[10_000, 100_000] },
+            ),
             connections: match (connections.is_empty(), full) {
                 (false, _) => connections,
                 (true, true) => vec![1, 8, 64],

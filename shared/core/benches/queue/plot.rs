@@ -17,7 +17,8 @@ struct Series {
 pub(crate) fn draw(path: &Path, lines: &[Line]) -> Result<(), Box<dyn Error>> {
     let series = series(lines);
     let points = || series.iter().flat_map(|series| series.points.iter());
-    let depths = points().map(|point| point.0).fold((f64::MAX, 0.0), |(low, high), x| (x.min(low), x.max(high)));
+    let depths =
+        points().map(|point| point.0).fold((f64::MAX, 0.0), |(low, high), x| (x.min(low), x.max(high)));
     let slowest = points().map(|point| point.1).fold(1.0, f64::max);
     let fastest = points().map(|point| point.1).fold(1.0, f64::min);
     if depths.0 >= depths.1 {
@@ -63,9 +64,9 @@ pub(crate) fn draw(path: &Path, lines: &[Line]) -> Result<(), Box<dyn Error>> {
 
 fn series(lines: &[Line]) -> Vec<Series> {
     let of = |operation: Operation, mix: Mix| {
-        lines.iter().filter(move |line| {
-            line.connections == 1 && (line.operation, line.mix) == (operation, mix)
-        })
+        lines
+            .iter()
+            .filter(move |line| line.connections == 1 && (line.operation, line.mix) == (operation, mix))
     };
     let rows = |line: &Line| line.depth as f64;
     let mut all = vec![Series {

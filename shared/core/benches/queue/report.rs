@@ -44,7 +44,16 @@ impl Line {
     pub(crate) fn print_head() {
         println!(
             "{:<20} {:>8} {:>4}  {:<14} {:>9} {:>9} {:>8} {:>9} {:>7} {:>7}",
-            "mix", "depth", "conn", "operation", "median ms", "p99 ms", "per s", "floor ms", "÷ floor", "share"
+            "mix",
+            "depth",
+            "conn",
+            "operation",
+            "median ms",
+            "p99 ms",
+            "per s",
+            "floor ms",
+            "÷ floor",
+            "share"
         );
     }
 
@@ -61,7 +70,11 @@ impl Line {
             self.floor.median_ms(),
             self.cost(),
             self.share(),
-            if self.sample.empty > 0 { format!("  {} found nothing", self.sample.empty) } else { String::new() }
+            if self.sample.empty > 0 {
+                format!("  {} found nothing", self.sample.empty)
+            } else {
+                String::new()
+            }
         );
     }
 
@@ -99,7 +112,9 @@ impl Goal {
 pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
     let claim = |mix: Mix, depth: i64| {
         lines.iter().find(|line| {
-            line.operation == Operation::Claim && line.connections == 1 && (line.mix, line.depth) == (mix, depth)
+            line.operation == Operation::Claim
+                && line.connections == 1
+                && (line.mix, line.depth) == (mix, depth)
         })
     };
     let mut goals = Vec::new();
@@ -137,7 +152,10 @@ pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
         };
         if line.mix == Mix::AllEligible && line.operation == Operation::Claim {
             goals.push(Goal {
-                what: format!("claims ÷ floor per second, {} connections, {} rows", line.connections, line.depth),
+                what: format!(
+                    "claims ÷ floor per second, {} connections, {} rows",
+                    line.connections, line.depth
+                ),
                 measured: line.share(),
                 bound: Bound::AtLeast(least),
             });
