@@ -14,7 +14,7 @@ CREATE TABLE queue_lanes (
     mark_priority    integer NOT NULL DEFAULT -2147483648,
     mark_created_at  timestamptz NOT NULL DEFAULT '-infinity',
     UNIQUE (required_vram_gb, quantization_ids)
-);
+) WITH (fillfactor = 50);
 
 -- Lane 0 asks nothing. It is the default below: a row that a foreign tool inserts names no model, so
 -- it stands in this lane with no trigger to put it there.

@@ -110,7 +110,7 @@ async fn disturb(client: &Client, runner: &Runner, seed: u32, job: Option<(Uuid,
 
 /// As claims and the reaper do it.
 async fn raise_marks(client: &Client) {
-    let raise = "SELECT queue_raise_mark(NULL), (SELECT count(queue_raise_mark(lane_id)) FROM queue_lanes)";
+    let raise = "SELECT queue_raise_mark(NULL), queue_raise_mark(ARRAY(SELECT lane_id FROM queue_lanes))";
     client.query(raise, &[]).await.unwrap();
 }
 

@@ -68,6 +68,17 @@ impl Mix {
         Self::ManyLanes,
     ];
 
+    /// Those of an everyday run.
+    pub(crate) const SMALL: [Self; 7] = [
+        Self::AllEligible,
+        Self::Vram90,
+        Self::Quantization999,
+        Self::Deferred90,
+        Self::OldSnapshot,
+        Self::OldSnapshotBehind,
+        Self::ManyLanes,
+    ];
+
     /// For the command line and the table.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -23,8 +23,8 @@ pub(crate) struct Options {
 
 const HELP: &str = "\
 cargo bench -p bakeoff-core --bench queue -- [options]
-  --small            10k and 100k rows, 1 and 8 connections; within two minutes (the default)
-  --full             10k, 100k, 1M and 3M rows, 1, 8 and 64 connections
+  --small            some mixes, 10k and 100k rows, 1 and 8 connections; about two minutes (the default)
+  --full             every mix, 10k, 100k, 1M and 3M rows, 1, 8 and 64 connections
   --graphile         only the comparison with graphile-worker; needs node and npm
   --mix NAME         only this mix (may be repeated): ";
 
@@ -61,7 +61,11 @@ impl Options {
         }
         let or = |given: Vec<i64>, default: &[i64]| if given.is_empty() { default.to_vec() } else { given };
         Ok(Some(Self {
-            mixes: if mixes.is_empty() { Mix::ALL.to_vec() } else { mixes },
+            mixes: match (mixes.is_empty(), full) {
+                (false, _) => mixes,
+                (true, true) => Mix::ALL.to_vec(),
+                (true, false) => Mix::SMALL.to_vec(),
+            },
             depths: or(
                 depths,
                 if full { &[10_000, 100_000, 1_000_000, 3_000_000] } else { &[10_000, 100_000] },
@@ -71,8 +75,8 @@ impl Options {
                 (true, true) => vec![1, 8, 64],
                 (true, false) => vec![1, 8],
             },
-            rounds: if full { 5 } else { 3 },
-            claims: if full { 400 } else { 120 },
+            rounds: if full { 5 } else { 2 },
+            claims: if full { 400 } else { 80 },
             graphile,
             bulk: if full { 100_000 } else { 10_000 },
         }))

@@ -133,14 +133,14 @@ pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
         }
     }
     for (mix, depth) in Mix::ALL.into_iter().flat_map(|mix| depths.iter().map(move |depth| (mix, *depth))) {
-        if let (Some(this), Some(all)) = (claim(mix, depth), claim(Mix::AllEligible, depth)) {
-            if mix != Mix::AllEligible {
-                goals.push(Goal {
-                    what: format!("{} ÷ all-eligible, {depth} rows", mix.name()),
-                    measured: this.cost() / all.cost(),
-                    bound: Bound::AtMost(if mix == Mix::ManyLanes { 8.0 } else { 2.5 }),
-                });
-            }
+        if let (Some(this), Some(all)) = (claim(mix, depth), claim(Mix::AllEligible, depth))
+            && mix != Mix::AllEligible
+        {
+            goals.push(Goal {
+                what: format!("{} ÷ all-eligible, {depth} rows", mix.name()),
+                measured: this.cost() / all.cost(),
+                bound: Bound::AtMost(if mix == Mix::ManyLanes { 8.0 } else { 2.5 }),
+            });
         }
     }
     for line in lines {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// No turn takes longer: the plain design needs seconds for one claim.
-const TURN_LIMIT: Duration = Duration::from_secs(3);
+const TURN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Latencies of one operation, and how long it all took.
 #[derive(Clone, Debug, Default)]
