@@ -12,7 +12,7 @@ use bakeoff_lambda::problem::jittered;
 use bakeoff_lambda::telemetry::Metric;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

@@ -10,7 +10,7 @@ use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

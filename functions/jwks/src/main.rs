@@ -8,7 +8,7 @@ mod tests;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 use serde_json::json;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

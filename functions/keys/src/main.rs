@@ -23,7 +23,7 @@ use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
 use serde_json::json;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     direct::serve().await
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 use tokio_postgres::config::SslMode;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let app = bakeoff_lambda::serve::start()?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| async move {

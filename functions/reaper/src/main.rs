@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Left for the last batch and the measures when time runs short.
 const RESERVE: Duration = Duration::from_secs(10);
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let app = bakeoff_lambda::serve::start()?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<IgnoredAny>| async move {

@@ -16,7 +16,7 @@ use time::format_description::well_known::Rfc3339;
 /// How long a runner waits between two claims that found nothing, in seconds.
 const POLL_AFTER_S: u32 = 15;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

@@ -9,7 +9,7 @@ use bakeoff_core::release::{ReleaseRequest, release};
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

@@ -40,7 +40,7 @@ enum Step {
     Finish,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let app = bakeoff_lambda::serve::start()?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<Rotation>| async move {

@@ -17,7 +17,7 @@ use bakeoff_core::revoke::parse_reason;
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result, serve};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

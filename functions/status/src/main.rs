@@ -8,7 +8,7 @@ mod tests;
 use bakeoff_core::status::status;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

@@ -18,7 +18,7 @@ use bakeoff_lambda::{App, Refusal, Reply, Request, Result, serve};
 use deadpool_postgres::Object;
 use uuid::Uuid;
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), lambda_http::Error> {
     serve(answer).await
 }

@@ -19,6 +19,8 @@ const MODEL_NAMESPACE: Uuid = uuid!("dbc87c22-6b6d-4f89-9757-d186f0f62719");
 const CREATOR_NAMESPACE: Uuid = uuid!("efaf4f4e-cbd1-43f7-a535-f72079513d00");
 /// The most models, or prompts, of one run.
 const LIST_MAX: usize = 1000;
+/// The most bytes that the rows of a split run may hold together: each has tasks and config of its own.
+const SPLIT_BYTES_MAX: usize = 64_000_000;
 /// SQLSTATE raised by `queue_enqueue` for what only the database could know.
 const REFUSED: &str = "BQ001";
 
@@ -109,6 +111,10 @@ impl NewRun {
                 false
             }
         };
+        let document = tasks.iter().chain(&config).map(|document| document.get().len()).sum::<usize>();
+        if split_by_prompt && document.saturating_mul(prompts.len()) > SPLIT_BYTES_MAX {
+            faults.push("/split_by", format!("would write tasks and config {} times", prompts.len()));
+        }
         object.finish(faults);
         no_id_twice(models.iter().map(|model| (&model.id, &model.pointer)), faults);
         no_id_twice(prompts.iter().map(|prompt| (&prompt.id, &prompt.pointer)), faults);

@@ -15,7 +15,8 @@ WITH allowed AS (
            retry_after = CASE WHEN $5 IS NOT NULL AND attempt_count < max_attempts
                               THEN now() + interval '5 minutes' * (attempt_count + 1) END,
            priority = CASE WHEN $5 IS NOT NULL AND attempt_count < max_attempts
-                           THEN priority + 5 * (attempt_count + 1) ELSE priority END,
+                           THEN least(priority::bigint + 5 * (attempt_count + 1), 2147483647)::integer
+                           ELSE priority END,
            completed_at = CASE WHEN $5 IS NOT NULL AND attempt_count >= max_attempts THEN now() END,
            error_detail = coalesce($5 || coalesce(': ' || $6, ''), error_detail),
            claim_id = NULL, claimed_by = NULL, claimed_at = NULL, started_at = NULL,

@@ -21,10 +21,28 @@ pub fn functions(root: &Path, names: &[&str], release: bool) -> Result<BTreeMap<
             )));
         }
     }
+    let built = build(root, &["--bins"], release)?;
+    match names.iter().find(|name| !built.contains_key(**name)) {
+        Some(name) => Err(Error::Failed(format!("functions/{name} has no binary of the name {name}"))),
+        None => Ok(built),
+    }
+}
+
+/// Builds one example of the workspace with the release profile.
+///
+/// # Errors
+/// As [`functions`].
+pub fn example(root: &Path, name: &str) -> Result<PathBuf> {
+    let mut built = build(root, &["--example", name], true)?;
+    built.remove(name).ok_or_else(|| Error::Failed(format!("there is no example {name}")))
+}
+
+/// Name and path of every program that Cargo builds for these arguments.
+fn build(root: &Path, targets: &[&str], release: bool) -> Result<BTreeMap<String, PathBuf>> {
     let mut cargo = cargo(root);
     // The whole workspace: Cargo unifies features over what it is asked to build, so naming packages would
     // compile the dependencies once more, apart from those that `cargo test` uses.
-    cargo.args(["build", "--workspace", "--bins", "--message-format", "json-render-diagnostics"]);
+    cargo.args(["build", "--workspace", "--message-format", "json-render-diagnostics"]).args(targets);
     if release {
         cargo.arg("--release");
     }
@@ -35,10 +53,7 @@ pub fn functions(root: &Path, names: &[&str], release: bool) -> Result<BTreeMap<
     if !build.wait().while_("run cargo build")?.success() {
         return Err(Error::Failed("the functions do not build".into()));
     }
-    match names.iter().find(|name| !built.contains_key(**name)) {
-        Some(name) => Err(Error::Failed(format!("functions/{name} has no binary of the name {name}"))),
-        None => Ok(built),
-    }
+    Ok(built)
 }
 
 /// Cargo itself, without what `cargo run` has told this program about its own package: build scripts

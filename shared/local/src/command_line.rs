@@ -14,6 +14,8 @@ that plays API Gateway on 127.0.0.1.
 
   cargo local [OPTIONS]              serve until Ctrl-C
   cargo local demo [OPTIONS]         play a runner through the whole cycle, check the rows, and end
+  cargo local cold-start [--rounds N]
+                                     measure from spawn to first response of each function      [30]
   cargo local stop-test-database     stop the PostgreSQL that `cargo test` has started
 
   --port N            the API's port; 0 finds a free one                    [9000; demo: 0]
@@ -37,6 +39,11 @@ pub enum Command {
     Serve(Options),
     /// Play the demo.
     Demo(Options),
+    /// Measure cold starts, this many of each function.
+    ColdStart {
+        /// At least one.
+        rounds: u32,
+    },
     /// Stop the tests' shared cluster.
     StopTestDatabase,
     /// Print [`HELP`].
@@ -52,7 +59,7 @@ pub fn parse(
     database_url: Option<String>,
 ) -> Result<Command, lexopt::Error> {
     let mut options = Options { database_url, ..Options::default() };
-    let (mut name, mut port) = (None, None);
+    let (mut name, mut port, mut rounds) = (None, None, None);
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -64,15 +71,20 @@ pub fn parse(
                 options.reap_every = Duration::from_secs(at_least_one(&mut parser)?.into());
             }
             Long("trusted-root") => options.trusted_root = Some(parser.value()?.into()),
+            Long("rounds") => rounds = Some(at_least_one(&mut parser)?),
             Long("release") => options.release = true,
             Long("help") | Short('h') => return Ok(Command::Help),
             Value(value) if name.is_none() => name = Some(value.string()?),
             other => return Err(other.unexpected()),
         }
     }
+    if rounds.is_some() && name.as_deref() != Some("cold-start") {
+        return Err("--rounds is for cold-start".into());
+    }
     match name.as_deref() {
         None => Ok(Command::Serve(Options { port: port.unwrap_or(options.port), ..options })),
         Some("demo") => Ok(Command::Demo(Options { port: port.unwrap_or(0), ..options })),
+        Some("cold-start") => Ok(Command::ColdStart { rounds: rounds.unwrap_or(30) }),
         Some("stop-test-database") => Ok(Command::StopTestDatabase),
         Some(other) => Err(format!("{other:?} is not a command").into()),
     }
@@ -119,6 +131,13 @@ mod tests {
     fn the_demo_finds_a_port_by_itself() {
         assert_eq!(parsed("demo"), Ok(Command::Demo(Options { port: 0, ..defaults() })));
         assert_eq!(parsed("demo --port 9001"), Ok(Command::Demo(Options { port: 9001, ..defaults() })));
+    }
+
+    #[test]
+    fn cold_starts_are_counted_in_rounds() {
+        assert_eq!(parsed("cold-start"), Ok(Command::ColdStart { rounds: 30 }));
+        assert_eq!(parsed("cold-start --rounds 5"), Ok(Command::ColdStart { rounds: 5 }));
+        assert!(parsed("demo --rounds 5").unwrap_err().contains("--rounds"));
     }
 
     #[test]

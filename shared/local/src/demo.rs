@@ -2,9 +2,9 @@
 //! heartbeats and submits what the benchmark harness really wrote and signed; then the rows are read
 //! back and held against what the results themselves say.
 
-mod api;
+pub(crate) mod api;
 mod expected;
-mod harness_run;
+pub(crate) mod harness_run;
 mod rows;
 
 use ed25519_dalek::SigningKey;

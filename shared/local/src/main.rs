@@ -7,7 +7,7 @@ use std::time::Duration;
 use bakeoff_local::command_line::{self, Command, HELP};
 use bakeoff_local::error::{Error, Result};
 use bakeoff_local::stack::{Options, Stack};
-use bakeoff_local::{demo, postgres};
+use bakeoff_local::{cold_start, demo, postgres};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -36,6 +36,9 @@ fn run(command: Command) -> Result<()> {
                 print!("{HELP}");
                 Ok(())
             }
+            Command::ColdStart { rounds } => until_stopped(cold_start::measure(rounds))
+                .await
+                .unwrap_or_else(|| Err(Error::Failed("stopped before its end".into()))),
             Command::StopTestDatabase => postgres::stop_shared_test_cluster(),
             Command::Serve(options) => until_stopped(serve(options)).await.unwrap_or(Ok(())),
             Command::Demo(options) => until_stopped(demo::play(options))

@@ -31,6 +31,7 @@ use crate::event::{ACCOUNT_ID, epoch_ms};
 use crate::template;
 
 /// A function: up to `instances` processes of its binary, started when there is work for them.
+#[derive(Debug)]
 pub struct Function {
     settings: Settings,
     permits: Semaphore,
@@ -39,6 +40,7 @@ pub struct Function {
 }
 
 /// What a function's processes are started with.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Name, timeout and memory, from the template.
     pub function: template::Function,
@@ -81,6 +83,11 @@ impl Function {
         &self.settings.function.name
     }
 
+    /// What its processes are started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Where its processes write what they have to say.
     pub fn log(&self) -> &Path {
         &self.settings.log
@@ -118,6 +125,7 @@ impl Function {
 }
 
 /// One process and its Runtime API. Dropping it kills the process.
+#[derive(Debug)]
 struct Instance {
     process: Child,
     invocations: mpsc::Sender<Invocation>,

@@ -17,6 +17,7 @@ use crate::error::{Error, Result, While};
 use crate::event::scheduled_event;
 use crate::front::Front;
 use crate::postgres::Cluster;
+use crate::route::Route;
 use crate::runtime::{Function, Settings};
 use crate::sigv4::Credentials;
 use crate::template::{self, Template};
@@ -67,6 +68,10 @@ pub struct Stack {
     pub database_url: String,
     /// Logs and keys of this run.
     pub folder: PathBuf,
+    /// What the front matches requests against.
+    pub routes: Vec<Route>,
+    /// Those behind the routes, and the reaper, by name.
+    pub functions: HashMap<String, Arc<Function>>,
     tasks: JoinSet<()>,
 }
 
@@ -107,9 +112,9 @@ impl Stack {
             })
             .collect();
         tasks.spawn(reap(Arc::clone(&functions[REAPER]), options.reap_every));
-        let front = Front::new(template.routes, functions, Credentials::local());
+        let front = Front::new(template.routes.clone(), functions.clone(), Credentials::local());
         tasks.spawn(Arc::new(front).serve(listener));
-        Ok(Self { url, database_url, folder, tasks })
+        Ok(Self { url, database_url, folder, routes: template.routes, functions, tasks })
     }
 
     /// Ends the function processes and the private cluster, and waits for that. The logs stay.

@@ -18,40 +18,41 @@ use crate::error::{Error, Result};
 use crate::keys::public_jwk;
 use crate::sigv4::{Credentials, sign};
 
-const REGISTER: &str = "/api/runners/register";
+/// The route of registration.
+pub(crate) const REGISTER: &str = "/api/runners/register";
 
 /// The API at one address.
-pub(super) struct Api {
+pub(crate) struct Api {
     base: String,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// An answer, and what it answers.
-pub(super) struct Reply {
+pub(crate) struct Reply {
     asked: String,
     status: StatusCode,
     /// Null when there is none.
-    pub(super) body: Value,
+    pub(crate) body: Value,
 }
 
 impl Api {
-    pub(super) fn new(base: &str) -> Self {
+    pub(crate) fn new(base: &str) -> Self {
         Self { base: base.to_owned(), client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Reply> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Reply> {
         self.send(Method::GET, path, HeaderMap::new(), Bytes::new()).await
     }
 
     /// As the runner who holds the token.
-    pub(super) async fn post(&self, path: &str, token: &str, body: &impl Serialize) -> Result<Reply> {
+    pub(crate) async fn post(&self, path: &str, token: &str, body: &impl Serialize) -> Result<Reply> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, value(format!("Bearer {token}"))?);
         self.send(Method::POST, path, headers, bytes(body)?).await
     }
 
     /// As the admin who holds the local key pair.
-    pub(super) async fn admin_post(&self, path: &str, body: &impl Serialize) -> Result<Reply> {
+    pub(crate) async fn admin_post(&self, path: &str, body: &impl Serialize) -> Result<Reply> {
         let body = bytes(body)?;
         let uri = self.uri(path)?;
         let mut headers = HeaderMap::new();
@@ -65,8 +66,15 @@ impl Api {
         self.send(Method::POST, path, headers, body).await
     }
 
-    /// With a fresh proof of the key (RFC 9449).
-    pub(super) async fn register(&self, key: &SigningKey, body: &Value) -> Result<Reply> {
+    /// With a fresh proof of the key.
+    pub(crate) async fn register(&self, key: &SigningKey, body: &Value) -> Result<Reply> {
+        let mut headers = HeaderMap::new();
+        headers.insert("dpop", value(self.proof(key))?);
+        self.send(Method::POST, REGISTER, headers, bytes(body)?).await
+    }
+
+    /// A fresh proof for [`REGISTER`] that we hold the key (RFC 9449).
+    pub(crate) fn proof(&self, key: &SigningKey) -> String {
         let header = json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": public_jwk(key)});
         let claims = json!({
             "htm": "POST",
@@ -74,9 +82,7 @@ impl Api {
             "iat": OffsetDateTime::now_utc().unix_timestamp(),
             "jti": Uuid::new_v4(),
         });
-        let mut headers = HeaderMap::new();
-        headers.insert("dpop", value(jwt(key, &header, &claims))?);
-        self.send(Method::POST, REGISTER, headers, bytes(body)?).await
+        jwt(key, &header, &claims)
     }
 
     async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Result<Reply> {
@@ -103,18 +109,24 @@ impl Api {
 
 impl Reply {
     /// Prints the exchange in a line, if it went as the story says.
-    pub(super) fn told(&self, expected: StatusCode, what: &str) -> Result<()> {
+    pub(crate) fn told(&self, expected: StatusCode, what: &str) -> Result<()> {
+        self.must_be(expected)?;
+        println!("  {}  {}  {what}", self.asked, self.status.as_u16());
+        Ok(())
+    }
+
+    /// An error unless this is the status.
+    pub(crate) fn must_be(&self, expected: StatusCode) -> Result<()> {
         let (asked, status) = (&self.asked, self.status.as_u16());
         if self.status != expected {
             let expected = expected.as_u16();
             return Err(Error::Failed(format!("{asked}: {status} instead of {expected}: {}", self.body)));
         }
-        println!("  {asked}  {status}  {what}");
         Ok(())
     }
 
     /// A text field, or nothing.
-    pub(super) fn text(&self, field: &str) -> String {
+    pub(crate) fn text(&self, field: &str) -> String {
         self.body[field].as_str().unwrap_or_default().to_owned()
     }
 }
@@ -128,7 +140,7 @@ fn jwt(key: &SigningKey, header: &Value, claims: &Value) -> String {
 }
 
 /// Checks a receipt as anybody can: with the service's public keys and nothing else.
-pub(super) fn verify_receipt(receipt: &str, keys: &Value) -> Result<()> {
+pub(crate) fn verify_receipt(receipt: &str, keys: &Value) -> Result<()> {
     let verified = || {
         let (signed, signature) = receipt.rsplit_once('.')?;
         let header: Value = serde_json::from_slice(&decode(signed.split('.').next()?)?).ok()?;

@@ -16,10 +16,10 @@ const ENVELOPES: [&str; 2] =
 const RUNNER_KEY_SEED: &str = include_str!("../../demo/runner_key.seed");
 
 /// One signed run.
-pub(super) struct HarnessRun {
+pub(crate) struct HarnessRun {
     envelope: &'static str,
     /// The signed result, read.
-    pub(super) result: Value,
+    pub(crate) result: Value,
     raw: RawResult,
 }
 
@@ -31,17 +31,17 @@ struct RawResult {
 }
 
 /// Both runs, in the order of the story.
-pub(super) fn all() -> Result<Vec<HarnessRun>> {
+pub(crate) fn all() -> Result<Vec<HarnessRun>> {
     ENVELOPES.into_iter().map(HarnessRun::read).collect()
 }
 
 /// The key that signed both.
-pub(super) fn runner_key() -> Result<SigningKey> {
+pub(crate) fn runner_key() -> Result<SigningKey> {
     let seed = STANDARD.decode(RUNNER_KEY_SEED.trim()).ok().and_then(|seed| seed.try_into().ok());
     seed.map(|seed| SigningKey::from_bytes(&seed)).ok_or_else(|| broken("runner_key.seed"))
 }
 
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
@@ -56,17 +56,17 @@ impl HarnessRun {
         Ok(Self { envelope, result: read.result, raw: raw.result })
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.result["run_id"].as_str().unwrap_or_default()
     }
 
     /// Items of a list in the result, `/config/models` for one.
-    pub(super) fn list(&self, pointer: &str) -> &[Value] {
+    pub(crate) fn list(&self, pointer: &str) -> &[Value] {
         self.result.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
     /// The body of `POST /api/admin/runs` for the job that this run answers.
-    pub(super) fn enqueue_request(&self) -> Result<Box<RawValue>> {
+    pub(crate) fn enqueue_request(&self) -> Result<Box<RawValue>> {
         #[derive(Serialize)]
         struct Request<'a> {
             run_id: &'a str,
@@ -89,7 +89,7 @@ impl HarnessRun {
     }
 
     /// The body of `POST …/submit`, the envelope untouched.
-    pub(super) fn submission(&self, claim_id: &str) -> Result<Box<RawValue>> {
+    pub(crate) fn submission(&self, claim_id: &str) -> Result<Box<RawValue>> {
         #[derive(Serialize)]
         struct Submission<'a> {
             claim_id: &'a str,
