@@ -2,11 +2,15 @@
 //!
 //! `200` the job · `204` nothing is eligible, come back after `Retry-After` · `403 key_not_allowed` ·
 //! `409 claim_lost`, `claim_id_taken` · `422` every fault of the body
+//!
+//! With `?explain=true` a claim that finds nothing is a `200` that says why: how many waiting jobs fail each
+//! requirement.
 
 #[cfg(test)]
 mod tests;
 
 use bakeoff_core::claim::{ClaimRequest, claim};
+use bakeoff_core::explain::explain;
 use bakeoff_lambda::app::parsed;
 use bakeoff_lambda::problem::jittered;
 use bakeoff_lambda::telemetry::Metric;
@@ -25,6 +29,9 @@ async fn answer(app: &App, request: Request) -> Result {
     wanted.claim_id.get_or_insert(request.fresh_id());
     let reply = match claim(&client, &runner, app.config().lease, &wanted).await? {
         Some(job) => Reply::json(200, &job)?.metric(Metric::count("Claims")),
+        None if request.query("explain").as_deref() == Some("true") => {
+            Reply::json(200, &explain(&client, &runner, &wanted).await?)?.metric(Metric::count("EmptyClaims"))
+        }
         None => {
             Reply::empty(204).header("retry-after", jittered(10, 20)).metric(Metric::count("EmptyClaims"))
         }

@@ -61,6 +61,24 @@ async fn nothing_to_do_says_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_runner_that_wonders_is_told_what_keeps_the_jobs_from_it() {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    service.enqueue_run().await;
+    let wondering = |body: Value| event(&token).query("explain=true").body(body);
+    let too_small = json!({ "capabilities": { "vram_gb": 1, "quantizations": ["q4_k_m"] } });
+    let why = send(&service, &wondering(too_small)).await.expect(200);
+    assert_eq!(
+        why,
+        json!({ "vram": 1, "quantization": 0, "deferred": 0, "held_by_others": 0, "eligible": 0 })
+    );
+
+    // A job is a job, asked for with or without a reason.
+    let job = send(&service, &wondering(json!({}))).await.expect(200);
+    assert_eq!(job["attempt"], 1);
+}
+
+#[tokio::test]
 async fn a_request_served_twice_claims_one_job() {
     async fn twice(app: &App, request: Request) -> Result {
         answer(app, request.clone()).await?;

@@ -8,6 +8,7 @@
 use aws_sdk_secretsmanager::Client;
 use bakeoff_core::token::{ServiceKeys, rotated};
 use bakeoff_lambda::config::Config;
+use bakeoff_lambda::secrets::client_from_env;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
@@ -44,8 +45,7 @@ enum Step {
 async fn main() -> Result<(), Error> {
     let app = bakeoff_lambda::serve::start()?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<Rotation>| async move {
-        let client =
-            Client::new(&Box::pin(aws_config::load_defaults(aws_config::BehaviorVersion::latest())).await);
+        let client = client_from_env()?;
         let rotation = event.payload;
         tracing::info!(step = ?rotation.step, secret = rotation.secret_id, "rotating");
         Box::pin(rotation.run(&client, app.config())).await

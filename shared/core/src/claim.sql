@@ -29,13 +29,16 @@ CREATE OR REPLACE FUNCTION queue_claim(
     OUT prompts               json,
     OUT tasks                 json,
     OUT config                json
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_incremental_sort = off
+AS $$
 #variable_conflict use_column
 DECLARE
-    v_vram_gb          double precision;
-    v_quantizations    text[];
-    v_quantization_ids integer[];
+    v_fit              record;
+    v_mark             record;
     v_row              record;
+    v_candidates       tid[];
     v_depth            integer;
 BEGIN
     server_time := now();
@@ -43,24 +46,30 @@ BEGIN
     -- Shared by all claims of the key, taken alone by its revocation (revoke.sql): without it a claim
     -- that read the allowlist just before the revocation could commit just after, and keep its job.
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_key_id, 0));
-    SELECT coalesce(p_vram_gb, r.vram_gb), coalesce(p_quantizations, r.quantizations)
-      INTO v_vram_gb, v_quantizations
-      FROM allowlist a
-      JOIN runners r ON r.key_id = a.key_id
+    -- Whatever else is to be known before: one statement instead of five.
+    SELECT coalesce(p_vram_gb, r.vram_gb) AS vram_gb,
+           coalesce(p_quantizations, r.quantizations, '{}') AS quantizations,
+           ARRAY(SELECT m.quantization_id FROM quantization_methods m
+                  WHERE m.name = ANY (coalesce(p_quantizations, r.quantizations))) AS quantization_ids,
+           r.status = 'ACTIVE' AND r.last_heartbeat >= now() - interval '15 s' AS seen,
+           EXISTS (SELECT FROM run_queue q
+                    WHERE q.status = 'PENDING' AND q.retry_after IS NOT NULL AND q.retry_after <= now()) AS due,
+           m.raised_at < now() - interval '200 ms' AS may_raise
+      INTO v_fit
+      FROM queue_mark m, allowlist a
+      JOIN runners r ON r.runner_id = p_runner_id AND r.key_id = a.key_id
      WHERE a.key_id = p_key_id AND a.revoked_at IS NULL
        AND (a.expires_at IS NULL OR a.expires_at > now())
-       AND (a.runner_id IS NULL OR a.runner_id = p_runner_id)
-       AND r.runner_id = p_runner_id;
+       AND (a.runner_id IS NULL OR a.runner_id = p_runner_id);
     IF NOT FOUND THEN
         outcome := 'key_not_allowed';
         RETURN;
     END IF;
-
-    SELECT coalesce(array_agg(m.quantization_id) FILTER (WHERE m.quantization_id IS NOT NULL), '{}'),
-           coalesce(array_agg(n.name) FILTER (WHERE m.quantization_id IS NULL), '{}')
-      INTO v_quantization_ids, unknown_quantizations
-      FROM unnest(v_quantizations) AS n(name)
-      LEFT JOIN quantization_methods m ON m.name = n.name;
+    unknown_quantizations := '{}';
+    IF cardinality(v_fit.quantization_ids) < cardinality(v_fit.quantizations) THEN
+        unknown_quantizations := ARRAY(SELECT n.name FROM unnest(v_fit.quantizations) AS n(name)
+                                        WHERE NOT EXISTS (SELECT FROM quantization_methods m WHERE m.name = n.name));
+    END IF;
 
     IF p_claim_id IS NOT NULL THEN
         -- The same request sent twice at once must not claim two rows.
@@ -88,16 +97,14 @@ BEGIN
     END IF;
 
     IF outcome IS NULL THEN
-        UPDATE runners r
-           SET last_heartbeat = now(), status = 'ACTIVE'
-         WHERE r.runner_id = p_runner_id
-           -- A poll is not worth a write each time.
-           AND (r.last_heartbeat IS NULL OR r.last_heartbeat < now() - interval '15 s' OR r.status <> 'ACTIVE');
+        -- A poll is not worth a write each time.
+        IF v_fit.seen IS NOT TRUE THEN
+            UPDATE runners r SET last_heartbeat = now(), status = 'ACTIVE' WHERE r.runner_id = p_runner_id;
+        END IF;
 
         -- Rows whose `retry_after` has passed step back into the ready order: few, for a claim pays for
         -- it (sixteen cost 3 ms); the reaper brings back the bulk.
-        IF EXISTS (SELECT FROM run_queue q
-                    WHERE q.status = 'PENDING' AND q.retry_after IS NOT NULL AND q.retry_after <= now()) THEN
+        IF v_fit.due THEN
             UPDATE run_queue q
                SET retry_after = NULL
              WHERE q.queue_id IN (SELECT d.queue_id FROM run_queue d
@@ -108,18 +115,34 @@ BEGIN
                                      FOR UPDATE SKIP LOCKED);
         END IF;
 
+        -- Often enough that few dead entries gather behind the mark, and seldom enough to cost nothing.
+        IF v_fit.may_raise THEN
+            PERFORM queue_raise_mark(NULL);
+        END IF;
+        SELECT m.priority, m.created_at, lowered.priority AS lowered_priority,
+               lowered.created_at AS lowered_created_at
+          INTO v_mark
+          FROM queue_mark m
+          LEFT JOIN LATERAL (SELECT o.priority, o.created_at FROM queue_lowered o
+                              ORDER BY o.priority, o.created_at LIMIT 1) lowered ON true;
+        IF (v_mark.lowered_priority, v_mark.lowered_created_at) < (v_mark.priority, v_mark.created_at) THEN
+            v_mark.priority := v_mark.lowered_priority;
+            v_mark.created_at := v_mark.lowered_created_at;
+        END IF;
+
         -- Step 1. One candidate is locked at a time, in order, and only the one that is taken.
-        SELECT q.ctid AS tid, q.prompt_id
+        SELECT q.ctid AS tid, q.lane_id
           INTO v_row
           FROM (SELECT r.ctid AS tid, r.lane_id
                   FROM run_queue r
                  WHERE r.status = 'PENDING' AND r.retry_after IS NULL
-                 ORDER BY r.priority, r.created_at
+                   AND (r.priority, r.created_at) >= (v_mark.priority, v_mark.created_at)
+                 ORDER BY r.priority, r.created_at, r.lane_id
                  LIMIT 100) walk
           JOIN LATERAL (SELECT FROM queue_lanes l
-                         WHERE l.lane_id = walk.lane_id AND l.required_vram_gb <= v_vram_gb
-                           AND l.quantization_ids <@ v_quantization_ids OFFSET 0) fits ON true
-          JOIN LATERAL (SELECT r.ctid, r.prompt_id
+                         WHERE l.lane_id = walk.lane_id AND l.required_vram_gb <= v_fit.vram_gb
+                           AND l.quantization_ids <@ v_fit.quantization_ids OFFSET 0) fits ON true
+          JOIN LATERAL (SELECT r.ctid, r.lane_id
                           FROM run_queue r
                          WHERE r.ctid = walk.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
                            FOR UPDATE SKIP LOCKED) q ON true
@@ -127,38 +150,56 @@ BEGIN
 
         -- Step 2. The best rows of the lanes with the best heads hold the best rows of all; a few are
         -- taken because other claimers may hold the first. Only if all are held, more are looked at.
+        -- A lane is asked for by a range and in the order of its index: no planner, however wrong its
+        -- statistics, can read anything else.
         IF v_row.tid IS NULL THEN
-            FOREACH v_depth IN ARRAY ARRAY[4, 64, 1024] LOOP
-                SELECT q.ctid AS tid, q.prompt_id
-                  INTO v_row
-                  FROM (SELECT ready.tid
-                          FROM (SELECT l.lane_id
-                                  FROM queue_lanes l
+            FOREACH v_depth IN ARRAY ARRAY[8, 64, 1024] LOOP
+                SELECT array_agg(best.tid ORDER BY best.priority, best.created_at)
+                  INTO v_candidates
+                  FROM (SELECT ready.*
+                          FROM (SELECT l.lane_id, l.mark_priority, l.mark_created_at
+                                  FROM (SELECT l.lane_id, l.required_vram_gb, l.quantization_ids,
+                                               CASE WHEN noted.lane_id IS NULL THEN l.mark_priority
+                                                    ELSE -2147483648 END AS mark_priority,
+                                               l.mark_created_at
+                                          FROM queue_lanes l
+                                          LEFT JOIN (SELECT DISTINCT o.lane_id FROM queue_lowered o) noted
+                                                 ON noted.lane_id = l.lane_id) l
                                   JOIN LATERAL (SELECT r.priority, r.created_at
                                                   FROM run_queue r
-                                                 WHERE r.lane_id = l.lane_id AND r.status = 'PENDING'
-                                                   AND r.retry_after IS NULL
-                                                 ORDER BY r.priority, r.created_at
+                                                 WHERE (r.lane_id, r.priority, r.created_at)
+                                                       >= (l.lane_id, l.mark_priority, l.mark_created_at)
+                                                   AND r.lane_id <= l.lane_id
+                                                   AND r.status = 'PENDING' AND r.retry_after IS NULL
+                                                 ORDER BY r.lane_id, r.priority, r.created_at
                                                  LIMIT 1) head ON true
-                                 WHERE l.required_vram_gb <= v_vram_gb
-                                   AND l.quantization_ids <@ v_quantization_ids
+                                 WHERE l.required_vram_gb <= v_fit.vram_gb
+                                   AND l.quantization_ids <@ v_fit.quantization_ids
                                  ORDER BY head.priority, head.created_at
                                  LIMIT v_depth) lane
                           JOIN LATERAL (SELECT r.ctid AS tid, r.priority, r.created_at
                                           FROM run_queue r
-                                         WHERE r.lane_id = lane.lane_id AND r.status = 'PENDING'
-                                           AND r.retry_after IS NULL
-                                         ORDER BY r.priority, r.created_at
+                                         WHERE (r.lane_id, r.priority, r.created_at)
+                                               >= (lane.lane_id, lane.mark_priority, lane.mark_created_at)
+                                           AND r.lane_id <= lane.lane_id
+                                           AND r.status = 'PENDING' AND r.retry_after IS NULL
+                                         ORDER BY r.lane_id, r.priority, r.created_at
                                          LIMIT v_depth) ready ON true
                          ORDER BY ready.priority, ready.created_at
-                         LIMIT v_depth) best
-                  JOIN LATERAL (SELECT r.ctid, r.prompt_id
+                         LIMIT v_depth) best;
+                SELECT q.ctid AS tid, q.lane_id
+                  INTO v_row
+                  FROM unnest(v_candidates) AS best(tid)
+                  JOIN LATERAL (SELECT r.ctid, r.lane_id
                                   FROM run_queue r
                                  WHERE r.ctid = best.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
                                    FOR UPDATE SKIP LOCKED) q ON true
                  LIMIT 1;
-                EXIT WHEN v_row.tid IS NOT NULL;
+                EXIT WHEN v_row.tid IS NOT NULL OR coalesce(cardinality(v_candidates), 0) < v_depth;
             END LOOP;
+            IF v_row.tid IS NOT NULL AND random() < 0.02 THEN
+                PERFORM queue_raise_mark(v_row.lane_id);
+            END IF;
         END IF;
 
         IF v_row.tid IS NULL THEN
@@ -199,5 +240,55 @@ BEGIN
           INTO prompts
           FROM prompts p
          WHERE p.prompt_id = v_row.prompt_id;
+    END IF;
+END $$;
+
+-- Takes in what was noted as lowered, and moves the mark of the whole order, or of one lane, up to its first
+-- ready row. Only who is alone may: a row on its way, uncommitted, cannot be seen, and would be lost before
+-- the mark. Nobody waits for that: another will do it. Who has the lock never waits for anybody.
+CREATE OR REPLACE FUNCTION queue_raise_mark(p_lane_id integer) RETURNS void LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_incremental_sort = off
+AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('queue_marks', 0)) THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM queue_lowered) THEN
+        UPDATE queue_mark m
+           SET priority = o.priority, created_at = o.created_at
+          FROM (SELECT priority, created_at FROM queue_lowered ORDER BY priority, created_at LIMIT 1) o
+         WHERE (m.priority, m.created_at) > (o.priority, o.created_at);
+        UPDATE queue_lanes l
+           SET mark_priority = o.priority, mark_created_at = o.created_at
+          FROM (SELECT DISTINCT ON (lane_id) lane_id, priority, created_at
+                  FROM queue_lowered ORDER BY lane_id, priority, created_at) o
+         WHERE l.lane_id = o.lane_id AND (l.mark_priority, l.mark_created_at) > (o.priority, o.created_at);
+        DELETE FROM queue_lowered;
+    END IF;
+    IF p_lane_id IS NULL THEN
+        UPDATE queue_mark m
+           SET priority = coalesce(first.priority, m.priority),
+               created_at = coalesce(first.created_at, m.created_at), raised_at = now()
+          FROM queue_mark old
+          LEFT JOIN LATERAL (SELECT r.priority, r.created_at
+                               FROM run_queue r
+                              WHERE r.status = 'PENDING' AND r.retry_after IS NULL
+                                AND (r.priority, r.created_at) >= (old.priority, old.created_at)
+                              ORDER BY r.priority, r.created_at, r.lane_id
+                              LIMIT 1) first ON true;
+    ELSE
+        UPDATE queue_lanes l
+           SET mark_priority = first.priority, mark_created_at = first.created_at
+          FROM queue_lanes old
+          JOIN LATERAL (SELECT r.priority, r.created_at
+                          FROM run_queue r
+                         WHERE (r.lane_id, r.priority, r.created_at)
+                               >= (old.lane_id, old.mark_priority, old.mark_created_at)
+                           AND r.lane_id <= old.lane_id
+                           AND r.status = 'PENDING' AND r.retry_after IS NULL
+                         ORDER BY r.lane_id, r.priority, r.created_at
+                         LIMIT 1) first ON true
+         WHERE old.lane_id = p_lane_id AND l.lane_id = p_lane_id
+           AND (first.priority, first.created_at) > (l.mark_priority, l.mark_created_at);
     END IF;
 END $$;

@@ -9,6 +9,7 @@ pub mod document;
 pub mod enqueue;
 pub mod envelope;
 pub mod error;
+pub mod explain;
 pub mod fault;
 pub mod heartbeat;
 pub mod key;

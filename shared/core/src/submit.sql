@@ -132,6 +132,8 @@ END $$;
 
 -- Hardware and software are found by value or made. Nothing in the harness's schema makes them unique, and
 -- a database may hold doubles already: a lock per value keeps us from adding any, and the oldest is taken.
+-- Looked for without the lock first: it is held until the commit, and would let the results of machines of a
+-- kind commit only one at a time.
 CREATE OR REPLACE FUNCTION queue_write_hardware(p_run_id uuid, p_hardware json)
 RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -152,16 +154,19 @@ BEGIN
                peak_vram_mb integer, power_limit_w double precision, measured_tflops double precision);
 
     IF num_nonnulls(h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb) > 0 THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended('hardware:' || json_build_array(
-            h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb), 0));
-        SELECT s.system_hardware_id INTO v_hardware_id
-          FROM system_hardware s
-         WHERE s.cpu_model IS NOT DISTINCT FROM h.cpu_model AND s.cpu_cores IS NOT DISTINCT FROM h.cpu_cores
-           AND s.cpu_threads IS NOT DISTINCT FROM h.cpu_threads AND s.ram_gb IS NOT DISTINCT FROM h.ram_gb
-           AND s.motherboard IS NULL
-         ORDER BY s.system_hardware_id
-         LIMIT 1;
-        IF NOT FOUND THEN
+        FOR v_look IN 1..2 LOOP
+            SELECT s.system_hardware_id INTO v_hardware_id
+              FROM system_hardware s
+             WHERE s.cpu_model IS NOT DISTINCT FROM h.cpu_model AND s.cpu_cores IS NOT DISTINCT FROM h.cpu_cores
+               AND s.cpu_threads IS NOT DISTINCT FROM h.cpu_threads AND s.ram_gb IS NOT DISTINCT FROM h.ram_gb
+               AND s.motherboard IS NULL
+             ORDER BY s.system_hardware_id
+             LIMIT 1;
+            EXIT WHEN FOUND OR v_look = 2;
+            PERFORM pg_advisory_xact_lock(hashtextextended('hardware:' || json_build_array(
+                h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb), 0));
+        END LOOP;
+        IF v_hardware_id IS NULL THEN
             INSERT INTO system_hardware AS s (cpu_model, cpu_cores, cpu_threads, ram_gb)
             VALUES (h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb)
             RETURNING s.system_hardware_id INTO v_hardware_id;
@@ -169,15 +174,18 @@ BEGIN
     END IF;
 
     IF num_nonnulls(h.os_name, h.os_version, h.driver_version) > 0 THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended('software:' || json_build_array(
-            h.os_name, h.os_version, h.driver_version), 0));
-        SELECT s.system_software_id INTO v_software_id
-          FROM system_software s
-         WHERE s.os_name IS NOT DISTINCT FROM h.os_name AND s.os_version IS NOT DISTINCT FROM h.os_version
-           AND s.driver_version IS NOT DISTINCT FROM h.driver_version AND s.runtime_version IS NULL
-         ORDER BY s.system_software_id
-         LIMIT 1;
-        IF NOT FOUND THEN
+        FOR v_look IN 1..2 LOOP
+            SELECT s.system_software_id INTO v_software_id
+              FROM system_software s
+             WHERE s.os_name IS NOT DISTINCT FROM h.os_name AND s.os_version IS NOT DISTINCT FROM h.os_version
+               AND s.driver_version IS NOT DISTINCT FROM h.driver_version AND s.runtime_version IS NULL
+             ORDER BY s.system_software_id
+             LIMIT 1;
+            EXIT WHEN FOUND OR v_look = 2;
+            PERFORM pg_advisory_xact_lock(hashtextextended('software:' || json_build_array(
+                h.os_name, h.os_version, h.driver_version), 0));
+        END LOOP;
+        IF v_software_id IS NULL THEN
             INSERT INTO system_software AS s (os_name, os_version, driver_version)
             VALUES (h.os_name, h.os_version, h.driver_version)
             RETURNING s.system_software_id INTO v_software_id;
@@ -185,13 +193,16 @@ BEGIN
     END IF;
 
     IF h.gpu_model IS NOT NULL THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended('gpu:' || json_build_array(h.gpu_model, h.vram_mb), 0));
-        SELECT g.gpu_hardware_id INTO v_gpu_id
-          FROM gpu_hardware g
-         WHERE g.gpu_model = h.gpu_model AND g.vram_mb IS NOT DISTINCT FROM h.vram_mb
-         ORDER BY g.gpu_hardware_id
-         LIMIT 1;
-        IF NOT FOUND THEN
+        FOR v_look IN 1..2 LOOP
+            SELECT g.gpu_hardware_id INTO v_gpu_id
+              FROM gpu_hardware g
+             WHERE g.gpu_model = h.gpu_model AND g.vram_mb IS NOT DISTINCT FROM h.vram_mb
+             ORDER BY g.gpu_hardware_id
+             LIMIT 1;
+            EXIT WHEN FOUND OR v_look = 2;
+            PERFORM pg_advisory_xact_lock(hashtextextended('gpu:' || json_build_array(h.gpu_model, h.vram_mb), 0));
+        END LOOP;
+        IF v_gpu_id IS NULL THEN
             INSERT INTO gpu_hardware AS g (gpu_model, vram_mb) VALUES (h.gpu_model, h.vram_mb)
             RETURNING g.gpu_hardware_id INTO v_gpu_id;
         END IF;

@@ -2,6 +2,7 @@
 
 use crate::config::SigningKeysSource;
 use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::config::{BehaviorVersion, Config, Credentials, Region};
 use bakeoff_core::Error;
 use bakeoff_core::token::ServiceKeys;
 use serde::Deserialize;
@@ -33,14 +34,8 @@ impl Secrets {
 
     /// Reads the current value of a secret, a text.
     pub async fn read(&self, secret: &str) -> Result<String, Error> {
-        let client = self
-            .client
-            .get_or_init(|| async {
-                let load = Box::pin(aws_config::load_defaults(aws_config::BehaviorVersion::latest()));
-                Client::new(&load.await)
-            })
-            .await;
-        // Boxed, like the load above: the SDK's futures are large, and every handler's holds this one.
+        let client = self.client.get_or_try_init(async || client_from_env()).await?;
+        // Boxed: the SDK's futures are large, and every handler's holds this one.
         let value = timeout(READ_TIMEOUT, Box::pin(client.get_secret_value().secret_id(secret).send()))
             .await
             .map_err(|_| Error::Internal(format!("reading {secret}: no answer")))?
@@ -48,6 +43,29 @@ impl Secrets {
             .map_err(|error| Error::Internal(format!("reading {secret}: {}", aws_error(&error))))?;
         value.secret_string.ok_or_else(|| Error::Internal(format!("{secret} holds no text")))
     }
+}
+
+/// A client for the region and with the role's credentials that Lambda puts into the environment;
+/// `AWS_ENDPOINT_URL` leads it elsewhere.
+///
+/// Not by way of `aws-config`: the other places where that looks for credentials (profiles, SSO, STS,
+/// instance metadata) do not exist in Lambda, and weigh on every binary.
+pub fn client_from_env() -> Result<Client, Error> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let required = |name| variable(name).ok_or_else(|| Error::Internal(format!("{name} is not set")));
+    let credentials = Credentials::new(
+        required("AWS_ACCESS_KEY_ID")?,
+        required("AWS_SECRET_ACCESS_KEY")?,
+        variable("AWS_SESSION_TOKEN"),
+        None,
+        "environment",
+    );
+    let mut config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(required("AWS_REGION")?))
+        .credentials_provider(credentials);
+    config.set_endpoint_url(variable("AWS_ENDPOINT_URL"));
+    Ok(Client::from_conf(config.build()))
 }
 
 fn aws_error(error: &(dyn std::error::Error + 'static)) -> String {

@@ -4,7 +4,7 @@
 
 use bakeoff_lambda::config::{Config, DatabaseSource, SigningKeysSource};
 use bakeoff_lambda::database::Database;
-use bakeoff_lambda::secrets::{Secrets, SigningKeys};
+use bakeoff_lambda::secrets::{Secrets, SigningKeys, client_from_env};
 use bakeoff_lambda::{App, Reply, Request};
 use bakeoff_testkit::event::{Event, serve};
 use bakeoff_testkit::given::key_set;
@@ -142,8 +142,7 @@ fn settings(settings: &[(&str, &str)]) -> Config {
 #[tokio::test]
 #[ignore = "needs moto_server at AWS_ENDPOINT_URL, as .ci/run starts it"]
 async fn the_sdk_reads_a_served_secret() {
-    let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
-    let client = aws_sdk_secretsmanager::Client::new(&config);
+    let client = client_from_env().unwrap();
     let put = async |name: &str, value: &str| {
         client.create_secret().name(name).secret_string(value).send().await.unwrap();
     };

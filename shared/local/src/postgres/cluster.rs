@@ -24,7 +24,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(super) enum Purpose {
     /// Owned by one process; commits are durable, so that what is measured is what a server costs.
-    Stack,
+    Owned {
+        /// Further settings, `name=value`.
+        settings: &'static [&'static str],
+    },
     /// Shared by test processes, which touch this file; commits are not flushed, its data is worthless.
     Tests {
         /// See `keep.sh`.
@@ -52,7 +55,15 @@ impl Cluster {
     /// # Errors
     /// When PostgreSQL is missing or does not start; the text ends with the server's last words.
     pub fn start(dir: &Path) -> Result<Self> {
-        Self::start_for(dir, Purpose::Stack)
+        Self::start_with(dir, &[])
+    }
+
+    /// The same with further settings of the server, `name=value`.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_with(dir: &Path, settings: &'static [&'static str]) -> Result<Self> {
+        Self::start_for(dir, Purpose::Owned { settings })
     }
 
     pub(super) fn start_for(dir: &Path, purpose: Purpose) -> Result<Self> {
@@ -105,7 +116,7 @@ impl Cluster {
 
     fn end(&mut self) {
         drop(self.keeper.stdin.take());
-        if let Purpose::Stack = self.purpose {
+        if let Purpose::Owned { .. } = self.purpose {
             // Only fails if the keeper was waited for already, and then there is nothing to wait for.
             let _ = self.keeper.wait();
             // The keeper may empty the folder, but not unlink it from a parent that is ours.
@@ -237,11 +248,12 @@ fn launch(data: &Path, binaries: &Binaries, account: Account, purpose: &Purpose,
     let mut keeper = account.command(Path::new("/bin/sh"));
     keeper.args(["-c", KEEPER, "keep.sh"]).arg(data);
     match purpose {
-        Purpose::Stack => keeper.arg("").stdin(Stdio::piped()),
+        Purpose::Owned { .. } => keeper.arg("").stdin(Stdio::piped()),
         Purpose::Tests { used } => keeper.arg(used).stdin(Stdio::null()),
     };
     keeper.arg(binaries.program("postgres")).arg("-D").arg(data).arg("-p").arg(port.to_string());
-    for setting in settings(purpose) {
+    let (own, further) = settings(purpose);
+    for setting in own.iter().chain(further) {
         keeper.args(["-c", setting]);
     }
     keeper.stdout(log.try_clone().while_("share the server's log")?).stderr(log);
@@ -250,17 +262,23 @@ fn launch(data: &Path, binaries: &Binaries, account: Account, purpose: &Purpose,
     keeper.process_group(0).spawn().while_("start PostgreSQL")
 }
 
-fn settings(purpose: &Purpose) -> &'static [&'static str] {
+/// Those of every such cluster, and those this one was started with.
+fn settings(purpose: &Purpose) -> (&'static [&'static str], &'static [&'static str]) {
     match purpose {
-        Purpose::Stack => &["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=300"],
-        Purpose::Tests { .. } => &[
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            "max_connections=500",
-            "fsync=off",
-            "synchronous_commit=off",
-            "full_page_writes=off",
-        ],
+        Purpose::Owned { settings } => {
+            (&["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=300"], settings)
+        }
+        Purpose::Tests { .. } => (
+            &[
+                "listen_addresses=127.0.0.1",
+                "unix_socket_directories=",
+                "max_connections=500",
+                "fsync=off",
+                "synchronous_commit=off",
+                "full_page_writes=off",
+            ],
+            &[],
+        ),
     }
 }
 

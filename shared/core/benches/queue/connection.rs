@@ -1,0 +1,135 @@
+//! A runner on its connection, and what it does.
+
+use crate::mix::Lanes;
+use bakeoff_core::claim::{ClaimRequest, Job, claim};
+use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
+use bakeoff_testkit::given::{self, Runner, TERMS};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, NoTls};
+
+const FLOOR: &str = "UPDATE bench_floor SET value = value + 1 WHERE id = $1";
+const COMPLETE: &str = "UPDATE run_queue
+       SET status = 'COMPLETE', lease_expires_at = NULL, completed_at = now(), updated_at = now()
+     WHERE claim_id = $1 AND claimed_by = $2 AND status IN ('CLAIMED', 'IN_PROGRESS')";
+const PLAIN: &str = include_str!("plain.sql");
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// One durable update of one row by its key: no claim can cost less.
+    Floor,
+    /// A claim.
+    Claim,
+    /// A claim and the submit of its signed result.
+    Cycle,
+    /// A claim and its row's completion, without the result and its evidence: what other queues call a job.
+    Complete,
+    /// A heartbeat of one claim again and again.
+    Heartbeat,
+    /// The rejected design.
+    Plain,
+}
+
+/// One runner with a connection of its own.
+pub(crate) struct Connection {
+    client: Client,
+    runner: Runner,
+    number: i32,
+    vram_gb: f64,
+    quantizations: Vec<String>,
+    live: Option<Job>,
+}
+
+/// A new connection.
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server answers");
+    tokio::spawn(connection);
+    client
+}
+
+impl Operation {
+    /// For the table.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Claim => "claim",
+            Self::Cycle => "claim+submit",
+            Self::Complete => "claim+complete",
+            Self::Heartbeat => "heartbeat",
+            Self::Plain => "plain claim",
+        }
+    }
+}
+
+impl Connection {
+    /// Allows, registers and authenticates a runner that can serve its part of `lanes`.
+    pub(crate) async fn open(url: &str, number: i32, lanes: Lanes) -> Self {
+        let client = connect(url).await;
+        let (vram_gb, quantizations) = lanes.capabilities(&client).await;
+        let names: Vec<&str> = quantizations.iter().map(String::as_str).collect();
+        let runner = given::runner_with(&client, &format!("bench-{number}"), vram_gb, &names).await;
+        Self { client, runner, number, vram_gb, quantizations, live: None }
+    }
+
+    /// Does it once. Returns false when the queue had nothing.
+    pub(crate) async fn run(&mut self, operation: Operation) -> bool {
+        match operation {
+            Operation::Floor => {
+                let id = [(&self.number as _, Type::INT4)];
+                self.client.query_typed(FLOOR, &id).await.expect("the floor's row").is_empty()
+            }
+            Operation::Claim => self.claim().await.is_some(),
+            Operation::Cycle => self.cycle().await,
+            Operation::Complete => self.complete().await,
+            Operation::Heartbeat => self.heartbeat().await,
+            Operation::Plain => self.plain().await,
+        }
+    }
+
+    async fn claim(&self) -> Option<Job> {
+        claim(&self.client, &self.runner.authenticated, TERMS, &ClaimRequest::default())
+            .await
+            .expect("the claim is answered")
+    }
+
+    async fn cycle(&self) -> bool {
+        let Some(job) = self.claim().await else { return false };
+        let result = given::result(&job);
+        given::submitted(&self.client, &self.runner, &job, &result).await.expect("the result is accepted");
+        true
+    }
+
+    async fn complete(&self) -> bool {
+        let Some(job) = self.claim().await else { return false };
+        let fence = [(&job.claim_id as _, Type::UUID), (&self.runner.machine.name as _, Type::TEXT)];
+        self.client.query_typed(COMPLETE, &fence).await.expect("the row is completed");
+        true
+    }
+
+    async fn heartbeat(&mut self) -> bool {
+        if self.live.is_none() {
+            self.live = self.claim().await;
+        }
+        let Some(job) = &self.live else { return false };
+        let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
+        heartbeat(&self.client, &self.runner.authenticated, TERMS, job.run_id, &request)
+            .await
+            .expect("the claim lives");
+        true
+    }
+
+    async fn plain(&self) -> bool {
+        let taken = self
+            .client
+            .query_typed(
+                PLAIN,
+                &[
+                    (&self.runner.machine.name, Type::TEXT),
+                    (&self.vram_gb, Type::FLOAT8),
+                    (&self.quantizations, Type::TEXT_ARRAY),
+                ],
+            )
+            .await;
+        !taken.expect("a claim").is_empty()
+    }
+}

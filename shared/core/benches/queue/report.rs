@@ -1,0 +1,174 @@
+//! The table, its ratios against the goals, and both as JSON.
+
+use crate::connection::Operation;
+use crate::mix::Mix;
+use crate::sample::Sample;
+use serde_json::{Value, json};
+
+/// One line of the table.
+pub(crate) struct Line {
+    pub(crate) mix: Mix,
+    pub(crate) depth: i64,
+    pub(crate) connections: usize,
+    pub(crate) operation: Operation,
+    pub(crate) sample: Sample,
+    /// Of the same turns.
+    pub(crate) floor: Sample,
+}
+
+/// A goal, and what was measured.
+pub(crate) struct Goal {
+    pub(crate) what: String,
+    pub(crate) measured: f64,
+    pub(crate) bound: Bound,
+}
+
+/// Which side of a number is good.
+#[derive(Clone, Copy)]
+pub(crate) enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Line {
+    /// Latency in medians of the floor: what of it is not the machine's.
+    pub(crate) fn cost(&self) -> f64 {
+        self.sample.median_ms() / self.floor.median_ms()
+    }
+
+    /// Throughput as a share of the floor's.
+    fn share(&self) -> f64 {
+        self.sample.per_second() / self.floor.per_second()
+    }
+
+    pub(crate) fn print_head() {
+        println!(
+            "{:<20} {:>8} {:>4}  {:<14} {:>9} {:>9} {:>8} {:>9} {:>7} {:>7}",
+            "mix",
+            "depth",
+            "conn",
+            "operation",
+            "median ms",
+            "p99 ms",
+            "per s",
+            "floor ms",
+            "÷ floor",
+            "share"
+        );
+    }
+
+    pub(crate) fn print(&self) {
+        println!(
+            "{:<20} {:>8} {:>4}  {:<14} {:>9.3} {:>9.3} {:>8.0} {:>9.3} {:>7.2} {:>7.2}{}",
+            self.mix.name(),
+            self.depth,
+            self.connections,
+            self.operation.name(),
+            self.sample.median_ms(),
+            self.sample.p99_ms(),
+            self.sample.per_second(),
+            self.floor.median_ms(),
+            self.cost(),
+            self.share(),
+            if self.sample.empty > 0 {
+                format!("  {} found nothing", self.sample.empty)
+            } else {
+                String::new()
+            }
+        );
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "mix": self.mix.name(), "depth": self.depth, "connections": self.connections,
+            "operation": self.operation.name(), "median_ms": self.sample.median_ms(),
+            "p99_ms": self.sample.p99_ms(), "per_second": self.sample.per_second(),
+            "floor_median_ms": self.floor.median_ms(), "floor_p99_ms": self.floor.p99_ms(),
+            "floor_per_second": self.floor.per_second(), "median_over_floor": self.cost(),
+            "throughput_over_floor": self.share(),
+        })
+    }
+}
+
+impl Goal {
+    fn met(&self) -> bool {
+        match self.bound {
+            Bound::AtMost(most) => self.measured <= most,
+            Bound::AtLeast(least) => self.measured >= least,
+        }
+    }
+
+    pub(crate) fn print(&self) {
+        let bound = match self.bound {
+            Bound::AtMost(most) => format!("≤ {most}"),
+            Bound::AtLeast(least) => format!("≥ {least}"),
+        };
+        let met = if self.met() { "met" } else { "MISSED" };
+        println!("{:<70} {:>7.2}  {bound:<7} {met}", self.what, self.measured);
+    }
+}
+
+/// What the table's lines say about the goals.
+pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
+    let claim = |mix: Mix, depth: i64| {
+        lines.iter().find(|line| {
+            line.operation == Operation::Claim
+                && line.connections == 1
+                && (line.mix, line.depth) == (mix, depth)
+        })
+    };
+    let mut goals = Vec::new();
+    let mut depths: Vec<i64> = lines.iter().map(|line| line.depth).collect();
+    depths.sort_unstable();
+    depths.dedup();
+    if let [shallow, .., deep] = depths[..] {
+        for mix in Mix::ALL {
+            if let (Some(low), Some(high)) = (claim(mix, shallow), claim(mix, deep)) {
+                goals.push(Goal {
+                    what: format!("{}: a claim at {deep} ÷ at {shallow}", mix.name()),
+                    measured: high.cost() / low.cost(),
+                    bound: Bound::AtMost(1.5),
+                });
+            }
+        }
+    }
+    for (mix, depth) in Mix::ALL.into_iter().flat_map(|mix| depths.iter().map(move |depth| (mix, *depth))) {
+        if let (Some(this), Some(all)) = (claim(mix, depth), claim(Mix::AllEligible, depth)) {
+            if mix != Mix::AllEligible {
+                goals.push(Goal {
+                    what: format!("{} ÷ all-eligible, {depth} rows", mix.name()),
+                    measured: this.cost() / all.cost(),
+                    bound: Bound::AtMost(if mix == Mix::ManyLanes { 8.0 } else { 2.5 }),
+                });
+            }
+        }
+    }
+    for line in lines {
+        let least = match line.connections {
+            1 => 0.6,
+            8 => 0.5,
+            64 => 0.3,
+            _ => continue,
+        };
+        if line.mix == Mix::AllEligible && line.operation == Operation::Claim {
+            goals.push(Goal {
+                what: format!(
+                    "claims ÷ floor per second, {} connections, {} rows",
+                    line.connections, line.depth
+                ),
+                measured: line.share(),
+                bound: Bound::AtLeast(least),
+            });
+        }
+    }
+    goals
+}
+
+/// Everything measured.
+pub(crate) fn json(lines: &[Line], goals: &[Goal]) -> Value {
+    let goals: Vec<Value> = goals
+        .iter()
+        .map(|goal| json!({ "goal": goal.what, "measured": goal.measured, "met": goal.met() }))
+        .collect();
+    json!({ "lines": lines.iter().map(Line::json).collect::<Vec<_>>(), "goals": goals })
+}
