@@ -1,5 +1,7 @@
 //! What is accepted as a body: encodings, limits, and bombs.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_lambda::request::{INFLATED_MAX, RECEIVED_MAX};
 use bakeoff_lambda::{App, Reply, Request, Result};
 use bakeoff_testkit::event::{Answer, Event, app, gzip, serve};

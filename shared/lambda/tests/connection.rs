@@ -1,5 +1,7 @@
 //! What happens to a request when its connection is lost.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_core::Error;
 use bakeoff_lambda::serve::twice;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};

@@ -1,5 +1,7 @@
 //! What is logged and shown. In a process of its own: there is one log for all threads.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::database::Database;
 use bakeoff_lambda::{App, Refusal, Request};

@@ -1,5 +1,7 @@
 //! Every refusal's status and code, against `problems.txt`: a change there is a change of the contract.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_core::Error;
 use bakeoff_core::fault::Fault;
 use bakeoff_lambda::Refusal;

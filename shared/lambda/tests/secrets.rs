@@ -1,5 +1,7 @@
 //! Secrets: read through the SDK, kept for a while, and never shown.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bakeoff_lambda::config::{Config, DatabaseSource, SigningKeysSource};
 use bakeoff_lambda::database::Database;
 use bakeoff_lambda::secrets::{Secrets, SigningKeys, client_from_env};
@@ -28,12 +30,12 @@ async fn a_key_set_is_kept_for_five_minutes() {
     let (old, new) = (key_set([1; 32]), key_set([2; 32]));
     let (secrets, replay) = answering(&[Answer::Secret(&old), Answer::Secret(&new)]);
     let keys = signing_keys();
-    let first = first_kid(&*keys.current(&secrets).await.unwrap());
+    let first = first_kid(&keys.current(&secrets).await.unwrap());
     advance(299 * SECOND).await;
-    assert_eq!(first_kid(&*keys.current(&secrets).await.unwrap()), first);
+    assert_eq!(first_kid(&keys.current(&secrets).await.unwrap()), first);
     assert_eq!(requests(&replay), 1);
     advance(SECOND).await;
-    assert_ne!(first_kid(&*keys.current(&secrets).await.unwrap()), first);
+    assert_ne!(first_kid(&keys.current(&secrets).await.unwrap()), first);
     assert_eq!(requests(&replay), 2);
 }
 
@@ -42,11 +44,11 @@ async fn a_new_key_is_found_early_but_not_at_any_rate() {
     let (old, new) = (key_set([1; 32]), key_set([2; 32]));
     let (secrets, replay) = answering(&[Answer::Secret(&old), Answer::Secret(&new)]);
     let keys = signing_keys();
-    let first = first_kid(&*keys.current(&secrets).await.unwrap());
+    let first = first_kid(&keys.current(&secrets).await.unwrap());
     advance(9 * SECOND).await;
-    assert_eq!(first_kid(&*keys.newest(&secrets).await.unwrap()), first);
+    assert_eq!(first_kid(&keys.newest(&secrets).await.unwrap()), first);
     advance(SECOND).await;
-    assert_ne!(first_kid(&*keys.newest(&secrets).await.unwrap()), first);
+    assert_ne!(first_kid(&keys.newest(&secrets).await.unwrap()), first);
     for _ in 0..9 {
         advance(SECOND).await;
         keys.newest(&secrets).await.unwrap();
@@ -79,12 +81,12 @@ async fn old_keys_serve_while_secrets_manager_is_away() {
     let broken = Answer::Secret("{}");
     let (secrets, replay) = answering(&[Answer::Secret(&set), away, away, away, broken]);
     let keys = signing_keys();
-    let first = first_kid(&*keys.current(&secrets).await.unwrap());
+    let first = first_kid(&keys.current(&secrets).await.unwrap());
     for read in [4, 5, 5] {
         advance(300 * SECOND).await;
-        assert_eq!(first_kid(&*keys.current(&secrets).await.unwrap()), first);
+        assert_eq!(first_kid(&keys.current(&secrets).await.unwrap()), first);
         // It is not asked again before its time.
-        assert_eq!(first_kid(&*keys.current(&secrets).await.unwrap()), first);
+        assert_eq!(first_kid(&keys.current(&secrets).await.unwrap()), first);
         assert_eq!(requests(&replay), read);
     }
 }
