@@ -1,18 +1,11 @@
 //! A custom resource's request and the answer that CloudFormation waits for: a JSON document, put to a
 //! presigned URL.
 
-use bakeoff_lambda::database::{AMAZON_ROOTS, tls_config};
-use http_body_util::{BodyExt, Full};
+use bakeoff_lambda::https::send;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use lambda_runtime::Error;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// What of a reason CloudFormation shows; a longer answer than 4 kB it refuses.
 const REASON_MAX: usize = 1000;
@@ -67,39 +60,12 @@ impl Request {
 }
 
 async fn put(url: &str, body: String) -> Result<(), Error> {
-    let uri: hyper::Uri = url.parse()?;
-    let host = uri.host().ok_or("the answer's URL names no host")?.to_owned();
-    let encrypted = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-    let stream = TcpStream::connect((host.as_str(), port)).await?;
-    if encrypted {
-        let connector = TlsConnector::from(Arc::new(tls_config(&[AMAZON_ROOTS])));
-        put_over(connector.connect(host.try_into()?, stream).await?, &uri, body).await
-    } else {
-        put_over(stream, &uri, body).await
-    }
-}
-
-async fn put_over(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    uri: &hyper::Uri,
-    body: String,
-) -> Result<(), Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
     // The URL is presigned without a content type: any other than the empty one breaks its signature.
-    let request = hyper::Request::put(path)
-        .header("host", authority)
-        .header("content-type", "")
-        .header("content-length", body.len())
-        .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
+    let request = hyper::Request::put(url).header("content-type", "").body(Bytes::from(body))?;
+    let response = send(request).await?;
     let status = response.status();
     if !status.is_success() {
-        let answer = response.into_body().collect().await?.to_bytes();
-        let answer = String::from_utf8_lossy(&answer);
+        let answer = String::from_utf8_lossy(response.body()).into_owned();
         return Err(format!("the answer to the stack was refused with {status}: {answer}").into());
     }
     Ok(())

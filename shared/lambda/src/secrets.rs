@@ -1,6 +1,7 @@
 //! Secrets, and the cache of the signing keys.
 
 use crate::config::SigningKeysSource;
+use crate::https::Sender;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Config, Credentials, Region};
 use bakeoff_core::Error;
@@ -63,7 +64,8 @@ pub fn client_from_env() -> Result<Client, Error> {
     let mut config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(required("AWS_REGION")?))
-        .credentials_provider(credentials);
+        .credentials_provider(credentials)
+        .http_client(Sender);
     config.set_endpoint_url(variable("AWS_ENDPOINT_URL"));
     Ok(Client::from_conf(config.build()))
 }

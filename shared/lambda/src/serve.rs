@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::problem::Refusal;
 use crate::request::Request;
 use crate::response::Reply;
-use crate::telemetry::publish;
+use crate::telemetry::{log_to_stdout, publish};
 use lambda_http::{Body, Context, RequestExt, Response, service_fn};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout_at;
@@ -34,7 +34,7 @@ where
 /// Sets up logging and reads the settings. One app a process, for as long as it lives: the runtime's
 /// futures must not borrow from anything shorter.
 pub fn start() -> Result<&'static App, lambda_http::Error> {
-    lambda_http::tracing::init_default_subscriber();
+    log_to_stdout();
     Ok(Box::leak(Box::new(App::new(Config::from_env()?))))
 }
 

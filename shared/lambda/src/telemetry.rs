@@ -1,5 +1,7 @@
-//! CloudWatch metrics in the embedded metric format: JSON lines on standard output.
+//! The log, and CloudWatch metrics in the embedded metric format: lines on standard output.
 
+use lambda_http::tracing::level_filters::LevelFilter;
+use lambda_http::tracing::subscriber::fmt;
 use serde_json::{Map, Value, json};
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -57,6 +59,22 @@ impl Metric {
             line.insert((*name).into(), json!(value));
         }
         Value::Object(line).to_string()
+    }
+}
+
+/// Writes the log to standard output, as JSON where `AWS_LAMBDA_LOG_FORMAT` says so, from the level that
+/// `AWS_LAMBDA_LOG_LEVEL` names (`INFO` where it is unset).
+///
+/// Instead of the runtime's own subscriber, which also takes filters for each module: those are compiled
+/// from regular expressions at every cold start.
+pub fn log_to_stdout() {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let level = variable("AWS_LAMBDA_LOG_LEVEL").parse().unwrap_or(LevelFilter::INFO);
+    let lines = fmt().with_target(false).without_time().with_max_level(level);
+    if variable("AWS_LAMBDA_LOG_FORMAT").eq_ignore_ascii_case("json") {
+        lines.json().init();
+    } else {
+        lines.init();
     }
 }
 
