@@ -50,6 +50,7 @@ DECLARE
     v_row              record;
     v_lanes            record;
     v_candidates       tid[];
+    v_stale            boolean := false;
     v_depth            integer;
 BEGIN
     server_time := now();
@@ -210,6 +211,8 @@ BEGIN
                                     > (v_lanes.priorities[v_depth + 1], v_lanes.times[v_depth + 1])) IS NOT TRUE
                          ORDER BY ready.priority, ready.created_at
                          LIMIT least(v_depth, 1024)) best;
+                -- Nothing before the next mark: these marks stand behind the heads of their lanes.
+                v_stale := v_stale OR v_candidates IS NULL;
                 SELECT q.ctid AS tid
                   INTO v_row
                   FROM unnest(v_candidates) AS best(tid)
@@ -220,8 +223,8 @@ BEGIN
                  LIMIT 1;
                 EXIT WHEN v_row.tid IS NOT NULL OR coalesce(cardinality(v_lanes.ids), 0) <= v_depth;
             END LOOP;
-            -- So many lanes asked means that marks stand behind the heads: the next claim finds them nearer.
-            IF v_depth > 16 THEN
+            -- The next claim finds them nearer.
+            IF v_stale AND v_row.tid IS NOT NULL THEN
                 PERFORM queue_raise_mark(v_lanes.ids);
             END IF;
         END IF;
