@@ -52,6 +52,8 @@ DECLARE
     v_candidates       tid[];
     v_stale            boolean := false;
     v_depth            integer;
+    v_take             integer;
+    v_bound            record;
 BEGIN
     server_time := now();
 
@@ -168,6 +170,8 @@ BEGIN
         -- statistics, can read anything else.
         IF v_row.tid IS NULL THEN
             FOREACH v_depth IN ARRAY ARRAY[16, 128, 1024, 1000000] LOOP
+                -- Rows to choose from: more than there are claimers at work, as a rule.
+                v_take := CASE v_depth WHEN 16 THEN 16 WHEN 128 THEN 32 WHEN 1024 THEN 64 ELSE 1024 END;
                 SELECT array_agg(l.lane_id) AS ids, array_agg(l.priority) AS priorities,
                        array_agg(l.created_at) AS times
                   INTO v_lanes
@@ -182,6 +186,9 @@ BEGIN
                            AND l.quantization_ids <@ v_fit.quantization_ids
                          ORDER BY 2, 3
                          LIMIT v_depth + 1) l;
+                SELECT coalesce(v_lanes.priorities[v_depth + 1], 2147483647) AS priority,
+                       coalesce(v_lanes.times[v_depth + 1], 'infinity') AS created_at
+                  INTO v_bound;
                 SELECT array_agg(best.tid ORDER BY best.priority, best.created_at)
                   INTO v_candidates
                   FROM (SELECT ready.*
@@ -197,20 +204,18 @@ BEGIN
                                                  ORDER BY r.lane_id, r.priority, r.created_at
                                                  LIMIT 1) head ON true
                                  ORDER BY head.priority, head.created_at
-                                 LIMIT least(v_depth, 1024)) lane
+                                 LIMIT v_take) lane
                           JOIN LATERAL (SELECT r.ctid AS tid, r.priority, r.created_at
                                           FROM run_queue r
                                          WHERE (r.lane_id, r.priority, r.created_at)
                                                >= (lane.lane_id, lane.priority, lane.created_at)
-                                           AND r.lane_id <= lane.lane_id
+                                           AND (r.lane_id, r.priority, r.created_at)
+                                               <= (lane.lane_id, v_bound.priority, v_bound.created_at)
                                            AND r.status = 'PENDING' AND r.retry_after IS NULL
                                          ORDER BY r.lane_id, r.priority, r.created_at
-                                         LIMIT least(v_depth, 1024)) ready ON true
-                         WHERE (cardinality(v_lanes.ids) > v_depth
-                                AND (ready.priority, ready.created_at)
-                                    > (v_lanes.priorities[v_depth + 1], v_lanes.times[v_depth + 1])) IS NOT TRUE
+                                         LIMIT v_take) ready ON true
                          ORDER BY ready.priority, ready.created_at
-                         LIMIT least(v_depth, 1024)) best;
+                         LIMIT v_take) best;
                 -- Nothing before the next mark: these marks stand behind the heads of their lanes.
                 v_stale := v_stale OR v_candidates IS NULL;
                 SELECT q.ctid AS tid
@@ -221,7 +226,9 @@ BEGIN
                                  WHERE r.ctid = best.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
                                    FOR UPDATE SKIP LOCKED) q ON true
                  LIMIT 1;
-                EXIT WHEN v_row.tid IS NOT NULL OR coalesce(cardinality(v_lanes.ids), 0) <= v_depth;
+                EXIT WHEN v_row.tid IS NOT NULL
+                       OR coalesce(cardinality(v_lanes.ids), 0) <= v_depth
+                          AND coalesce(cardinality(v_candidates), 0) < v_take;
             END LOOP;
             -- The next claim finds them nearer.
             IF v_stale AND v_row.tid IS NOT NULL THEN
