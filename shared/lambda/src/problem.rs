@@ -1,5 +1,5 @@
 //! Every refusal as `application/problem+json` (RFC 9457). The one table that gives errors their status
-//! and code is [`Refusal::problem`].
+//! and code is `Refusal::problem`.
 
 use crate::database::{Unreachable, is_momentary, is_worth_another_try};
 use crate::response::Reply;
