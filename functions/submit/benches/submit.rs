@@ -1,7 +1,8 @@
 //! A whole submit of the harness's 143 kB result, beside its verification plus one durable commit.
 //!
 //! `cargo bench --workspace --bench submit` prints, for each form of a submission, the median time of
-//! either and their ratio. A submit goes through the function's own binary, over a Runtime API on
+//! either and their ratio. Beside them stand two parts of a submit that the floor leaves out: a commit that
+//! stores the body's bytes (a submit keeps them as evidence), and an invocation that ends at the token. A submit goes through the function's own binary, over a Runtime API on
 //! loopback: event in, evidence and metrics written, receipt out. Beside it, in this process, the same
 //! signature is verified, and one row is updated on a connection of its own. The server is a private one
 //! that flushes every commit.
@@ -32,14 +33,17 @@ use http::Request;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const FLOOR: &str =
-    "CREATE TABLE floor (id integer PRIMARY KEY, value integer DEFAULT 0); INSERT INTO floor VALUES (1)";
+    "CREATE TABLE floor (id integer PRIMARY KEY, value integer DEFAULT 0); INSERT INTO floor VALUES (1);
+     CREATE TABLE evidence (content bytea COMPRESSION lz4)";
 const COMMIT: &str = "UPDATE floor SET value = value + 1 WHERE id = 1";
+const STORE: &str = "INSERT INTO evidence VALUES ($1)";
 const FILES: [&str; 5] =
     ["result.json", "manifest.json", "summary.md", "dashboard.html", "signature.sigstore.json"];
 
@@ -60,12 +64,12 @@ async fn measure(url: &str, folder: &Path, rounds: usize) -> Result<()> {
     let function = function(url, folder)?;
     let without_token = scene.event("{}", false)?;
     println!(
-        "{:9} {:>7} {:>9} {:>9} {:>9} {:>6} {:>9}",
-        "form", "bytes", "submit", "verify", "commit", "ratio", "refusal"
+        "{:9} {:>7} {:>9} {:>9} {:>9} {:>6} {:>9} {:>9}",
+        "form", "bytes", "submit", "verify", "commit", "ratio", "store", "refusal"
     );
     for (name, form) in [("envelope", scene.envelope()?), ("files", scene.files()?)] {
         let event = scene.event(&form.body, true)?;
-        let mut times = [const { Vec::new() }; 4];
+        let mut times = [const { Vec::new() }; 5];
         for round in 0..=rounds {
             scene.unsubmit().await?;
             // By turns, so that all meet the same disk and neighbours.
@@ -73,6 +77,7 @@ async fn measure(url: &str, folder: &Path, rounds: usize) -> Result<()> {
                 invoke(&function, &event, 201).await?,
                 time(&form.verify)?,
                 commit(&scene.client).await?,
+                store(&scene.client, form.body.as_bytes()).await?,
                 invoke(&function, &without_token, 401).await?,
             ];
             // The first meets a cold process.
@@ -80,11 +85,11 @@ async fn measure(url: &str, folder: &Path, rounds: usize) -> Result<()> {
                 times.iter_mut().zip(took).for_each(|(times, took)| times.push(took));
             }
         }
-        let [submit, verify, commit, refusal] = times.map(median);
+        let [submit, verify, commit, store, refusal] = times.map(median);
         let ratio = submit.as_secs_f64() / (verify + commit).as_secs_f64();
         let bytes = form.body.len();
         println!(
-            "{name:9} {bytes:>7} {submit:>9.2?} {verify:>9.2?} {commit:>9.2?} {ratio:>6.2} {refusal:>9.2?}"
+            "{name:9} {bytes:>7} {submit:>9.2?} {verify:>9.2?} {commit:>9.2?} {ratio:>6.2} {store:>9.2?} {refusal:>9.2?}"
         );
     }
     Ok(())
@@ -214,6 +219,12 @@ async fn invoke(function: &Function, event: &Bytes, expected: u16) -> Result<Dur
 async fn commit(client: &Client) -> Result<Duration> {
     let start = Instant::now();
     client.execute_typed(COMMIT, &[]).await?;
+    Ok(start.elapsed())
+}
+
+async fn store(client: &Client, body: &[u8]) -> Result<Duration> {
+    let start = Instant::now();
+    client.execute_typed(STORE, &[(&body, Type::BYTEA)]).await?;
     Ok(start.elapsed())
 }
 

@@ -47,9 +47,13 @@ async fn accept(
     run_id: Uuid,
     submitted: &SubmitRequest<'_>,
 ) -> Result<Accepted> {
+    let bundle;
     let verified = match &submitted.form {
         Form::Envelope(envelope) => verify_envelope(runner, envelope)?,
-        Form::Files(files) => publication::verify(app, client, runner, files).await?,
+        Form::Files(files) => {
+            bundle = publication::parse(files)?;
+            publication::verify(app, client, runner, &bundle).await?
+        }
     };
     let keys = app.signing_keys().await?;
     let service = &app.config().public_url;

@@ -5,6 +5,7 @@ use bakeoff_attestation::publication::{Fault as BundleFault, PublicationBundle};
 use bakeoff_attestation::{Attested, Bundle, Identity, Material, PublicKey, verify_keyed, verify_keyless};
 use bakeoff_core::Error;
 use bakeoff_core::allowlist::signers;
+use bakeoff_core::canonical::Unambiguous;
 use bakeoff_core::fault::{Fault, Faults};
 use bakeoff_core::runner::AuthenticatedRunner;
 use bakeoff_core::submit::{Signer, SignerKind, VerifiedSubmission};
@@ -12,19 +13,37 @@ use bakeoff_lambda::{App, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use deadpool_postgres::Object;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+/// What a manifest repeats of the result. The rest of it, the records above all, is not read here.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Repeated {
+    run_id: Value,
+    timestamp: Value,
+    run_status: Value,
+    provenance: Value,
+    config: Value,
+    model_scores: Value,
+}
+
+/// The files, in base64, as the bundle that their manifest says they are.
+pub(crate) fn parse(files: &BTreeMap<String, String>) -> Result<PublicationBundle> {
+    Ok(PublicationBundle::parse(decoded(files)?).map_err(refused)?)
+}
 
 /// Verifies a publication bundle: its files, its signature, its signer, and that its manifest, which
 /// nobody signed, says nothing else than the signed result.
 ///
 /// A key bundle must be by the runner's own key; a keyless one by an allow-listed identity.
-pub(crate) async fn verify(
+pub(crate) async fn verify<'a>(
     app: &App,
     client: &Object,
     runner: &AuthenticatedRunner,
-    files: &BTreeMap<String, String>,
-) -> Result<VerifiedSubmission> {
-    let files = PublicationBundle::parse(decoded(files)?).map_err(refused)?;
+    files: &'a PublicationBundle,
+) -> Result<VerifiedSubmission<'a>> {
     let bundle = Bundle::parse(files.signature()).map_err(|why| invalid(&why))?;
     let root = trusted_root(app).await?;
     let (attested, signer) = match bundle.material() {
@@ -46,19 +65,17 @@ pub(crate) async fn verify(
             (attested, signer)
         }
     };
-    let result_text = std::str::from_utf8(files.result())
-        .map_err(|_| vec![Fault::new("/files/result.json", "is not UTF-8")])
-        .map_err(Error::Invalid)?;
-    let result = serde_json::from_str(result_text).map_err(|why| {
-        Error::Invalid(vec![Fault::new("/files/result.json", format!("is not JSON: {why}"))])
-    })?;
-    let disagreements = files.disagreements(&result);
+    // The signature covers the bytes and not the canonical form: here is where a result that two parsers
+    // read differently is stopped.
+    let fault = |detail: String| Error::Invalid(vec![Fault::new("/files/result.json", detail)]);
+    let text = std::str::from_utf8(files.result()).map_err(|_| fault("is not UTF-8".into()))?;
+    let result = Unambiguous::of(text).map_err(|why| fault(why.to_string()))?;
+    let repeated: Repeated = serde_json::from_str(text).map_err(|_| fault("is not an object".into()))?;
+    let disagreements = files.disagreements(&json!(repeated));
     if !disagreements.is_empty() {
         return Err(refused(disagreements).into());
     }
-    let result_text = result_text.to_owned();
-    let stored = files.files().map(|(name, content)| (name.to_owned(), content.to_vec())).collect();
-    Ok(VerifiedSubmission::attested(signer, attested.digest(), result_text, stored))
+    Ok(VerifiedSubmission::attested(signer, attested.digest(), result, files.files().collect()))
 }
 
 fn decoded(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {

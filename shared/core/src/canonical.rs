@@ -36,6 +36,10 @@ pub struct Canonical {
     members: Vec<Range<usize>>,
 }
 
+/// A JSON text that has a canonical form, and in which every parser therefore reads the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Unambiguous<'a>(&'a str);
+
 #[derive(Debug)]
 struct Unsorted {
     span: Range<usize>,
@@ -146,6 +150,32 @@ impl Canonical {
 
     fn next_unsorted(&self, from: usize) -> Option<&Unsorted> {
         self.unsorted.get(self.unsorted.partition_point(|object| object.span.start < from))
+    }
+}
+
+impl<'a> Unambiguous<'a> {
+    /// Checks a text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Canonical::of`].
+    pub fn of(text: &'a str) -> Result<Self, NotCanonical> {
+        Canonical::of(text.as_bytes()).map(|_| Self(text))
+    }
+
+    /// Checks a text, and says the SHA-256 of its canonical form.
+    ///
+    /// # Errors
+    ///
+    /// As [`Canonical::of`].
+    pub fn with_sha256(text: &'a str) -> Result<(Self, [u8; 32]), NotCanonical> {
+        let form = Canonical::of(text.as_bytes())?;
+        Ok((Self(text), form.sha256()))
+    }
+
+    /// The text as received.
+    pub fn as_str(self) -> &'a str {
+        self.0
     }
 }
 

@@ -13,7 +13,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::canonical::{Canonical, NotCanonical};
+use crate::canonical::{NotCanonical, Unambiguous};
 use crate::fault::{Fault, Faults, pointer_token};
 
 /// An envelope of the right shape; whether its signature holds is not known yet.
@@ -27,7 +27,7 @@ pub struct Envelope<'a> {
 /// A result that the holder of a known key signed. Only [`Envelope::verify`] makes one.
 #[derive(Debug)]
 pub struct VerifiedEnvelope<'a> {
-    result: &'a str,
+    result: Unambiguous<'a>,
     sha256: [u8; 32],
 }
 
@@ -99,18 +99,18 @@ impl<'a> Envelope<'a> {
     /// strictly: a key or a signature component of small order is refused, so that nobody can make a
     /// signature that holds for several results.
     pub fn verify(self, key: &VerifyingKey) -> Result<VerifiedEnvelope<'a>, SignatureInvalid> {
-        let sha256 = Canonical::of(self.result.as_bytes())?.sha256();
+        let (result, sha256) = Unambiguous::with_sha256(self.result)?;
         if sha256 != self.sha256 {
             return Err(SignatureInvalid::Sha256);
         }
         key.verify_strict(&sha256, &self.signature).map_err(|_| SignatureInvalid::Signature)?;
-        Ok(VerifiedEnvelope { result: self.result, sha256 })
+        Ok(VerifiedEnvelope { result, sha256 })
     }
 }
 
 impl<'a> VerifiedEnvelope<'a> {
     /// The signed result, exactly as received.
-    pub fn result_text(&self) -> &'a str {
+    pub fn result(&self) -> Unambiguous<'a> {
         self.result
     }
 

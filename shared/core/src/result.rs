@@ -15,7 +15,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::canonical::Canonical;
+use crate::canonical::Unambiguous;
 use crate::fault::{Fault, Faults, quoted};
 
 /// How far a stated score may be from the recomputed one: sums of floats depend on their order.
@@ -29,7 +29,7 @@ const DATABASE_INTEGER: RangeInclusive<f64> = 0.0..=i32::MAX as f64;
 const ANY_NUMBER: RangeInclusive<f64> = f64::MIN..=f64::MAX;
 const WATTS_OR_GIGABYTES: RangeInclusive<f64> = 0.0..=1e9;
 
-/// A valid result of one run. Only [`RunResult::parse`] makes one.
+/// A valid result of one run. Only [`RunResult::parse`] and [`RunResult::read`] make one.
 #[derive(Debug)]
 pub struct RunResult {
     run_id: String,
@@ -212,13 +212,17 @@ impl RunResult {
     /// [`Faults::LIMIT`] faults and the number of the others. A text with no canonical form (see
     /// [`crate::canonical`]: duplicate keys, lone surrogates and the like) is one fault.
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
-        // A publication bundle's signature covers the bytes and not the canonical form, so this is
-        // where a result that two parsers read differently is stopped.
-        if let Err(why) = Canonical::of(text.as_bytes()) {
-            return Err(vec![Fault::new("", why.to_string())]);
-        }
+        Self::read(Unambiguous::of(text).map_err(|why| vec![Fault::new("", why.to_string())])?)
+    }
+
+    /// The same for a text that is known to have a canonical form.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunResult::parse`].
+    pub fn read(text: Unambiguous<'_>) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
-        match read_result(text, &mut faults) {
+        match read_result(text.as_str(), &mut faults) {
             Some(result) if faults.is_empty() => Ok(result),
             _ => Err(faults.into_vec()),
         }

@@ -3,6 +3,7 @@
 //! The order of refusals is the contract's: shape, signature, signer, binding, schema, claim. Nothing is
 //! written before all of them have passed.
 
+use crate::canonical::Unambiguous;
 use crate::document::Object;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -21,7 +22,7 @@ use tokio_postgres::types::{Json, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-const LOOKUP: &str = include_str!("submit_lookup.sql");
+const LOOKUP: &str = "SELECT * FROM queue_submit_lookup($1, $2, $3, $4, $5)";
 const SUBMIT: &str = "SELECT queue_submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
                       $16, $17, $18, $19, $20, $21, $22)";
 /// How often a submit looks again when the row moved between its look and its write. Each time somebody
@@ -49,11 +50,11 @@ pub enum Form<'a> {
 /// A result whose signature has been verified. Only verification makes one: [`verify_envelope`] here,
 /// and the attestation crate through [`VerifiedSubmission::attested`].
 #[derive(Debug)]
-pub struct VerifiedSubmission {
+pub struct VerifiedSubmission<'a> {
     signer: Signer,
     sha256: [u8; 32],
-    result_text: String,
-    files: Vec<(String, Vec<u8>)>,
+    result: Unambiguous<'a>,
+    files: Vec<(&'a str, &'a [u8])>,
 }
 
 /// Who signed, and how that was proved.
@@ -157,10 +158,10 @@ impl<'a> SubmitRequest<'a> {
 
 /// Verifies the harness's envelope under the key that the runner's token is bound to: nobody can submit
 /// another's result as their own. Refused: [`Error::Invalid`], [`Error::SignatureInvalid`].
-pub fn verify_envelope(
+pub fn verify_envelope<'a>(
     runner: &AuthenticatedRunner,
-    envelope: &RawValue,
-) -> Result<VerifiedSubmission, Error> {
+    envelope: &'a RawValue,
+) -> Result<VerifiedSubmission<'a>, Error> {
     let verified = Envelope::parse(envelope.get())
         .map_err(|faults| below("/envelope", faults))?
         .verify(runner.key().verifying_key())
@@ -175,40 +176,38 @@ pub fn verify_envelope(
             trust_root_sha256: None,
         },
         sha256: verified.sha256(),
-        result_text: verified.result_text().to_owned(),
-        files: vec![("envelope.json".to_owned(), envelope.get().as_bytes().to_vec())],
+        result: verified.result(),
+        files: vec![("envelope.json", envelope.get().as_bytes())],
     })
 }
 
-impl VerifiedSubmission {
+impl<'a> VerifiedSubmission<'a> {
     /// A publication bundle that the attestation crate verified: its caller vouches for it.
     pub fn attested(
         signer: Signer,
         sha256: [u8; 32],
-        result_text: String,
-        files: Vec<(String, Vec<u8>)>,
+        result: Unambiguous<'a>,
+        files: Vec<(&'a str, &'a [u8])>,
     ) -> Self {
-        Self { signer, sha256, result_text, files }
+        Self { signer, sha256, result, files }
     }
 
-    /// The signed result.
-    pub fn result_text(&self) -> &str {
-        &self.result_text
-    }
-
-    /// Checks that the result is of this run, before anything else in it is looked at.
-    fn bound_to(&self, run_id: Uuid) -> Result<(), Error> {
+    /// The result, if it is of this run and fits the schema. That it is of another run is said before
+    /// anything else of it.
+    fn result_of(&self, run_id: Uuid) -> Result<RunResult, Error> {
         #[derive(Deserialize)]
         struct Named {
             run_id: String,
         }
-        let Ok(named) = serde_json::from_str::<Named>(&self.result_text) else {
-            return Ok(()); // The schema's refusal says more.
+        let read = RunResult::read(self.result);
+        let signed = match &read {
+            Ok(result) => Some(result.run_id().to_owned()),
+            Err(_) => serde_json::from_str(self.result.as_str()).ok().map(|Named { run_id }| run_id),
         };
-        if named.run_id != run_id.to_string() {
-            return Err(Error::RunMismatch { signed: named.run_id });
+        match signed {
+            Some(signed) if signed != run_id.to_string() => Err(Error::RunMismatch { signed }),
+            _ => read.map_err(|faults| below("/result", faults)),
         }
-        Ok(())
     }
 }
 
@@ -224,10 +223,9 @@ pub async fn submit(
     runner: &AuthenticatedRunner,
     run_id: Uuid,
     claim_id: Uuid,
-    verified: &VerifiedSubmission,
+    verified: &VerifiedSubmission<'_>,
 ) -> Result<Accepted, Error> {
-    verified.bound_to(run_id)?;
-    let result = RunResult::parse(&verified.result_text).map_err(|faults| below("/result", faults))?;
+    let result = verified.result_of(run_id)?;
     for _ in 0..LOOKS {
         let standing = Standing::look(client, runner, run_id, claim_id, &verified.sha256).await?;
         let entitled = match standing {
@@ -328,7 +326,7 @@ struct Writing<'a> {
     runner: &'a AuthenticatedRunner,
     run_id: Uuid,
     claim_id: Uuid,
-    verified: &'a VerifiedSubmission,
+    verified: &'a VerifiedSubmission<'a>,
     result: &'a RunResult,
 }
 
@@ -340,8 +338,7 @@ impl Writing<'_> {
         let hardware = hardware_metrics(self.result);
         let signer = &self.verified.signer;
         let accepted = self.accepted(entitled, &metrics)?;
-        let (names, contents): (Vec<&str>, Vec<&[u8]>) =
-            self.verified.files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).unzip();
+        let (names, contents): (Vec<&str>, Vec<&[u8]>) = self.verified.files.iter().copied().unzip();
         let written = client
             .query_typed_one(
                 SUBMIT,

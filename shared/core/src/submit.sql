@@ -1,11 +1,12 @@
 -- What a claim entitles a submit to. Late is welcome: a claim that lapsed, or was returned by a
 -- revocation, completes the row while nobody has.
-CREATE OR REPLACE FUNCTION queue_submission_standing(
-    p_run_id    uuid,
-    p_claim_id  uuid,
-    p_runner_id text,
-    OUT standing text, -- on_time, late, claim_lost, run_finished, cancelled
-    OUT queue_id uuid
+--
+-- Returns a table because only such a function becomes part of its caller's plan; another is planned anew
+-- at each call, which takes longer than all the rest of a look.
+CREATE OR REPLACE FUNCTION queue_claim_standing(p_run_id uuid, p_claim_id uuid, p_runner_id text)
+RETURNS TABLE (
+    standing text, -- on_time, late, claim_lost, run_finished, cancelled
+    queue_id uuid
 ) LANGUAGE sql STABLE AS $$
     SELECT CASE
                WHEN c.status = 'COMPLETE' THEN 'run_finished'
@@ -27,8 +28,47 @@ CREATE OR REPLACE FUNCTION queue_submission_standing(
       ) c ON true
 $$;
 
+-- What a submit needs to know before it can compute anything: whether this very result was accepted
+-- before, what the claim entitles to, and which database ids the job's own names stand for.
+CREATE OR REPLACE FUNCTION queue_submit_lookup(
+    p_run_id    uuid,
+    p_claim_id  uuid,
+    p_runner_id text,
+    p_key_id    text,
+    p_sha256    bytea,
+    OUT server_time        timestamptz,
+    OUT allowed            boolean,
+    OUT standing           text,
+    OUT queue_id           uuid,
+    OUT models             json,
+    OUT prompts            json,
+    OUT submission_id      uuid, -- and what follows: of the result that was accepted before
+    OUT submitted_queue_id uuid,
+    OUT signer_kind        text,
+    OUT signer             text,
+    OUT signer_issuer      text,
+    OUT late               boolean,
+    OUT metrics            json,
+    OUT receipt            text
+) LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT now(),
+           EXISTS (SELECT FROM allowlist
+                    WHERE key_id = p_key_id AND kind = 'ed25519' AND revoked_at IS NULL
+                      AND (expires_at IS NULL OR expires_at > now())
+                      AND (runner_id IS NULL OR runner_id = p_runner_id)),
+           s.standing, s.queue_id, j.models, j.prompts,
+           b.submission_id, b.queue_id, b.signer_kind, b.signer, b.signer_issuer, b.late, b.metrics, b.receipt
+      INTO server_time, allowed, standing, queue_id, models, prompts,
+           submission_id, submitted_queue_id, signer_kind, signer, signer_issuer, late, metrics, receipt
+      FROM queue_claim_standing(p_run_id, p_claim_id, p_runner_id) s
+      LEFT JOIN queue_jobs j ON j.queue_id = s.queue_id
+      LEFT JOIN submissions b ON b.run_id = p_run_id AND b.sha256 = p_sha256;
+END $$;
+
 -- Completes the row: evidence, metrics, run and row in one transaction. The caller looked before
--- (submit_lookup.sql); everything it saw is checked again here under the row's lock.
+-- (queue_submit_lookup); everything it saw is checked again here under the row's lock.
 CREATE OR REPLACE FUNCTION queue_submit(
     p_run_id            uuid,
     p_queue_id          uuid,
@@ -78,7 +118,7 @@ BEGIN
     -- The reaper, another submit, a cancel: whoever has the row now, we come after them and look anew.
     SELECT q.claim_id, q.claimed_by, q.status INTO v_holder
       FROM run_queue q WHERE q.queue_id = p_queue_id FOR UPDATE;
-    SELECT s.standing INTO v_standing FROM queue_submission_standing(p_run_id, p_claim_id, p_runner_id) s;
+    SELECT s.standing INTO v_standing FROM queue_claim_standing(p_run_id, p_claim_id, p_runner_id) s;
     IF v_standing IS DISTINCT FROM (CASE WHEN p_late THEN 'late' ELSE 'on_time' END) THEN
         RETURN 'moved';
     END IF;

@@ -17,7 +17,7 @@ fn runner_key() -> VerifyingKey {
 
 fn verify(text: &str) -> Result<String, SignatureInvalid> {
     let envelope = Envelope::parse(text).expect("the shape is right");
-    envelope.verify(&runner_key()).map(|verified| verified.result_text().to_owned())
+    envelope.verify(&runner_key()).map(|verified| verified.result().as_str().to_owned())
 }
 
 /// The same envelope with another text in `sig`. By text, because reading floats into

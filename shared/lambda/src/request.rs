@@ -6,8 +6,10 @@ use flate2::read::MultiGzDecoder;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayRequestAuthorizerIamDescription;
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, RequestExt};
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
+use std::str::Utf8Error;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -106,7 +108,7 @@ impl Request {
     }
 
     /// The body as text, inflated if it came gzip-encoded.
-    pub fn body(&self) -> Result<String, Refusal> {
+    pub fn body(&self) -> Result<Cow<'_, str>, Refusal> {
         let received: &[u8] = match self.received.body() {
             Body::Text(text) => text.as_bytes(),
             Body::Binary(bytes) => bytes,
@@ -116,12 +118,18 @@ impl Request {
             return Err(Refusal::TooLarge { size: Some(received.len()), limit: RECEIVED_MAX });
         }
         let bytes = match self.header("content-encoding").map(str::trim) {
-            None | Some("" | "identity") => received.to_vec(),
+            None | Some("" | "identity") => {
+                return Ok(Cow::Borrowed(str::from_utf8(received).map_err(no_text)?));
+            }
             Some(encoding) if encoding.eq_ignore_ascii_case("gzip") => inflate(received)?,
             Some(_) => return Err(Refusal::EncodingUnsupported),
         };
-        String::from_utf8(bytes).map_err(|_| Refusal::Malformed("the body is not UTF-8".into()))
+        String::from_utf8(bytes).map(Cow::Owned).map_err(|error| no_text(error.utf8_error()))
     }
+}
+
+fn no_text(_: Utf8Error) -> Refusal {
+    Refusal::Malformed("the body is not UTF-8".into())
 }
 
 /// Inflates at most one byte past the limit: a small body must not become a large one in memory.

@@ -285,7 +285,8 @@ pub async fn submitted(
     job: &Job,
     result: &Value,
 ) -> Result<Accepted, bakeoff_core::Error> {
-    let verified = verify_envelope(&runner.authenticated, &envelope(&runner.machine, result))?;
+    let envelope = envelope(&runner.machine, result);
+    let verified = verify_envelope(&runner.authenticated, &envelope)?;
     let keys = service_keys();
     submit(client, &keys, SERVICE, &runner.authenticated, job.run_id, job.claim_id, &verified).await
 }
