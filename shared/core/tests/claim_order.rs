@@ -49,6 +49,43 @@ async fn random_queue(client: &Client, rows: i32) {
         .unwrap();
 }
 
+/// Rows enqueued at one time stand in the order of their lanes, and thousands of them that do not fit hide
+/// none that does, wherever its lane stands among them.
+#[tokio::test]
+async fn rows_of_one_time_hide_none_of_another_lane() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    given::enqueued(&client, &given::undemanding_run()).await;
+    let lanes = "INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb)
+                 SELECT 1000 + i, CASE WHEN i % 3 = 0 THEN '{1}' ELSE '{2}' END::integer[], i
+                   FROM generate_series(1, 12) i";
+    client.batch_execute(lanes).await.unwrap();
+    let rows = "INSERT INTO run_queue (run_id, prompt_id, priority, created_at, lane_id)
+                SELECT q.run_id, q.prompt_id, 1, now() - interval '1 day', 1001 + i / 150
+                  FROM run_queue q, generate_series(0, 1799) i";
+    client.batch_execute(rows).await.unwrap();
+    let small = given::runner_with(&client, "small", 12.0, &["fp32"]).await;
+    let fitting = "SELECT count(*) FROM run_queue JOIN queue_lanes USING (lane_id)
+                    WHERE priority = 1 AND status = 'PENDING' AND quantization_ids = '{1}'";
+    let mut lanes_in_order = Vec::new();
+    for left in (0..600_i64).rev() {
+        // Without marks, with marks as claims raise them, and with marks as high as can be.
+        match left % 7 {
+            0 => drop(client.batch_execute("DELETE FROM queue_marks").await.unwrap()),
+            3 => raise_marks(&client).await,
+            _ => {}
+        }
+        let job =
+            claim(&client, &small.authenticated, TERMS, &ClaimRequest::default()).await.unwrap().unwrap();
+        let lane = "SELECT lane_id FROM run_queue WHERE queue_id = $1 AND priority = 1";
+        lanes_in_order.push(client.query_one(lane, &[&job.queue_id]).await.unwrap().get::<_, i32>(0));
+        if left % 50 == 0 {
+            assert_eq!(client.query_one(fitting, &[]).await.unwrap().get::<_, i64>(0), left);
+        }
+    }
+    assert!(lanes_in_order.is_sorted(), "{lanes_in_order:?}");
+}
+
 /// The names of some of the first six quantizations, and some VRAM, by the bits of a number.
 async fn capabilities(client: &Client, seed: u32) -> Capabilities {
     let served: Vec<i32> = (0..6).filter(|bit| seed >> bit & 1 == 1).map(|bit| bit + 1).collect();
@@ -110,7 +147,7 @@ async fn disturb(client: &Client, runner: &Runner, seed: u32, job: Option<(Uuid,
 
 /// As claims and the reaper do it.
 async fn raise_marks(client: &Client) {
-    let raise = "SELECT queue_raise_mark(NULL), queue_raise_mark(ARRAY(SELECT lane_id FROM queue_lanes))";
+    let raise = "SELECT queue_raise_mark(vram_gb, quantization_ids) FROM queue_marks";
     client.query(raise, &[]).await.unwrap();
 }
 

@@ -162,5 +162,7 @@ async fn the_functions_are_there_and_no_others() {
     let of_triggers = schema.split("CREATE FUNCTION ").skip(1).map(|definition| definition.split('(').next());
     written.extend(of_triggers.map(|name| name.unwrap().to_owned()));
     written.sort();
+    // One of V2's is replaced by the claim's, which it must agree with.
+    written.dedup();
     assert_eq!(there, written);
 }

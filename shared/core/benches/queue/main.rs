@@ -55,8 +55,8 @@ async fn run(url: &str, options: &Options, target: &Path) -> Result<(), Box<dyn 
     }
     let mut lines = Vec::new();
     Line::print_head();
-    for (mix, depth) in options.mixes.iter().flat_map(|mix| options.depths.iter().map(|depth| (*mix, *depth)))
-    {
+    let cells = options.mixes.iter().flat_map(|mix| options.depths.iter().map(|depth| (*mix, *depth)));
+    for (mix, depth) in cells.filter(|(mix, depth)| mix.fits(*depth)) {
         measure(url, &client, options, mix, depth, &mut lines).await;
     }
     let mut goals = report::goals(&lines);

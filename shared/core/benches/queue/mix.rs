@@ -37,6 +37,8 @@ pub(crate) enum Mix {
     /// As [`Mix::Quantization90`], and the rows the runner could take were all completed but the last,
     /// while a snapshot from before is open.
     OldSnapshotBehind,
+    /// One row in 150 fits, from the first to the last: more than a walk apart.
+    Sparse,
     /// As [`Mix::Quantization90`], with 30 quantizations × 400 sizes.
     ManyLanes,
 }
@@ -54,7 +56,7 @@ pub(crate) struct Lanes {
 
 impl Mix {
     /// Every mix.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::AllEligible,
         Self::NoStatistics,
         Self::Vram90,
@@ -65,6 +67,7 @@ impl Mix {
         Self::Completed,
         Self::OldSnapshot,
         Self::OldSnapshotBehind,
+        Self::Sparse,
         Self::ManyLanes,
     ];
 
@@ -92,6 +95,7 @@ impl Mix {
             Self::Completed => "completed-500k",
             Self::OldSnapshot => "old-snapshot",
             Self::OldSnapshotBehind => "old-snapshot-behind",
+            Self::Sparse => "sparse",
             Self::ManyLanes => "lanes-12000",
         }
     }
@@ -114,8 +118,13 @@ impl Mix {
             | Self::OldSnapshotBehind
             | Self::ManyLanes => depth / 10 * 9,
             Self::Vram999 | Self::Quantization999 => depth / 1000 * 999,
-            Self::AllEligible | Self::NoStatistics | Self::Completed | Self::OldSnapshot => 0,
+            Self::AllEligible | Self::NoStatistics | Self::Completed | Self::OldSnapshot | Self::Sparse => 0,
         }
+    }
+
+    /// Whether so many rows hold enough claimable ones for every claim that is measured.
+    pub(crate) fn fits(self, depth: i64) -> bool {
+        self != Self::Sparse || depth / 150 >= CLAIMABLE_MIN
     }
 
     /// How many claimable rows are completed before anything is measured.
@@ -159,7 +168,8 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
     load_lanes(client, mix.lanes()).await;
     let job = given::enqueued(client, &given::run()).await.rows[0].queue_id;
     let ahead = mix.ahead(depth);
-    let total = mix.completed() + ahead + (depth - ahead).max(CLAIMABLE_MIN);
+    let claimable = if mix == Mix::Sparse { depth } else { (depth - ahead).max(CLAIMABLE_MIN) };
+    let total = mix.completed() + ahead + claimable;
     // Foreign keys hold by construction, and checking each would take longer than the load.
     client.batch_execute("SET session_replication_role = replica").await.expect("a superuser");
     for from in (0..total).step_by(usize::try_from(BATCH).expect("small")) {
@@ -230,7 +240,9 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
              INSERT INTO run_queue (run_id, prompt_id, created_at, retry_after, lane_id)
              SELECT run_id, (SELECT min(prompt_id) FROM prompts), now() - interval '10 days' + i * interval '1 ms',
                     CASE WHEN is_ahead AND NOT $4 THEN now() + interval '1 day' END,
-                    1000000 + (i % $5::bigint + CASE WHEN is_ahead AND $4 AND NOT $8 THEN $5 ELSE 0 END) * $7::bigint
+                    1000000 + (i % $5::bigint
+                               + CASE WHEN is_ahead AND $4 AND NOT $8 OR $9 AND i % 150 > 0 THEN $5 ELSE 0 END)
+                              * $7::bigint
                     + i / $5 % $6::bigint + CASE WHEN is_ahead AND $4 AND $8 THEN $6 ELSE 0 END
                FROM made",
             &[
@@ -242,6 +254,7 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
                 &i64::from(sizes),
                 &i64::from(lanes.sizes),
                 &lanes.by_size,
+                &(mix == Mix::Sparse),
             ],
         )
         .await
