@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
-const HEARTBEAT: &str = include_str!("heartbeat.sql");
+const HEARTBEAT: &str = "SELECT * FROM queue_heartbeat($1, $2, $3, $4, $5, $6)";
 /// The most bytes of `progress`: it is kept on the row that every claim steps over.
 const PROGRESS_MAX: usize = 2048;
 
@@ -70,21 +70,6 @@ pub async fn heartbeat(
     run_id: Uuid,
     request: &HeartbeatRequest,
 ) -> Result<Heartbeat, Error> {
-    match beat(client, runner, terms, run_id, request).await {
-        // A cancel or a late result may have been under way: the statement waited for it and found the
-        // row changed, but sees why only when it looks anew.
-        Err(Error::ClaimLost) => beat(client, runner, terms, run_id, request).await,
-        answer => answer,
-    }
-}
-
-async fn beat(
-    client: &Client,
-    runner: &AuthenticatedRunner,
-    terms: LeaseTerms,
-    run_id: Uuid,
-    request: &HeartbeatRequest,
-) -> Result<Heartbeat, Error> {
     let row = client
         .query_typed_one(
             HEARTBEAT,
@@ -98,14 +83,16 @@ async fn beat(
             ],
         )
         .await?;
-    if !row.get::<_, bool>("allowed") {
-        return Err(Error::KeyNotAllowed);
-    }
-    let lease_expires_at: Option<OffsetDateTime> = row.get("lease_expires_at");
-    let directive = match lease_expires_at {
-        Some(_) => Directive::Continue,
-        None if row.get("cancelled") => Directive::Cancel,
-        None => return Err(Error::ClaimLost),
+    let directive = match row.try_get("outcome")? {
+        "continue" => Directive::Continue,
+        "cancel" => Directive::Cancel,
+        "claim_lost" => return Err(Error::ClaimLost),
+        "key_not_allowed" => return Err(Error::KeyNotAllowed),
+        other => return Err(Error::Internal(format!("queue_heartbeat answered {other:?}"))),
     };
-    Ok(Heartbeat { lease_expires_at, directive, server_time: row.get("server_time") })
+    Ok(Heartbeat {
+        lease_expires_at: row.try_get("lease_expires_at")?,
+        directive,
+        server_time: row.try_get("server_time")?,
+    })
 }

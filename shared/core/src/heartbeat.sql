@@ -1,33 +1,55 @@
--- Extends the lease of a live claim; the first heartbeat moves CLAIMED to IN_PROGRESS. After that only
--- columns that are in no index change, so the update stays HOT.
+-- What happens on heartbeat: extends the lease of a live claim; the first one moves CLAIMED to IN_PROGRESS.
+-- After that only columns that are in no index change, so the update stays HOT.
 --
 -- A lease that ran out but was not yet taken back revives: the row still carries the claim.
-WITH allowed AS (
-    SELECT 1
-      FROM allowlist
-     WHERE key_id = $3 AND kind = 'ed25519' AND revoked_at IS NULL
-       AND (expires_at IS NULL OR expires_at > now())
-       AND (runner_id IS NULL OR runner_id = $4)
-), beat AS (
-    UPDATE run_queue
-       SET status = 'IN_PROGRESS', started_at = coalesce(started_at, now()),
-           lease_expires_at = now() + make_interval(secs => $5),
-           progress = coalesce($6, progress), updated_at = now()
-     WHERE claim_id = $2 AND run_id = $1 AND claimed_by = $4
-       AND status IN ('CLAIMED', 'IN_PROGRESS')
-       AND EXISTS (SELECT FROM allowed)
-    RETURNING lease_expires_at
-), seen AS (
-    UPDATE runners
-       SET last_heartbeat = now(), status = 'ACTIVE'
-     WHERE runner_id = $4 AND EXISTS (SELECT FROM beat)
-)
-SELECT now() AS server_time,
-       EXISTS (SELECT FROM allowed) AS allowed,
-       (SELECT lease_expires_at FROM beat) AS lease_expires_at,
-       -- The run was cancelled, or somebody else's late result completed the row.
-       EXISTS (SELECT FROM run_queue
-                WHERE claim_id = $2 AND run_id = $1 AND claimed_by = $4 AND status = 'CANCELLED')
-       OR EXISTS (SELECT FROM past_claims JOIN run_queue USING (queue_id)
-                   WHERE past_claims.claim_id = $2 AND runner_id = $4 AND run_id = $1
-                     AND (ended_by = 'superseded' OR status = 'CANCELLED')) AS cancelled
+--
+-- A function, so that the most frequent of all requests is not planned anew each time. Its plans are kept from
+-- days on which the table was small, which is what the settings are for.
+CREATE OR REPLACE FUNCTION queue_heartbeat(
+    p_run_id    uuid,
+    p_claim_id  uuid,
+    p_key_id    text,
+    p_runner_id text,
+    p_lease_s   integer,
+    p_progress  jsonb, -- null: as before
+    OUT outcome          text, -- continue, cancel, claim_lost, key_not_allowed
+    OUT server_time      timestamptz,
+    OUT lease_expires_at timestamptz
+) LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+    server_time := now();
+    IF NOT EXISTS (SELECT FROM allowlist a
+                    WHERE a.key_id = p_key_id AND a.kind = 'ed25519' AND a.revoked_at IS NULL
+                      AND (a.expires_at IS NULL OR a.expires_at > now())
+                      AND (a.runner_id IS NULL OR a.runner_id = p_runner_id)) THEN
+        outcome := 'key_not_allowed';
+        RETURN;
+    END IF;
+
+    UPDATE run_queue q
+       SET status = 'IN_PROGRESS', started_at = coalesce(q.started_at, now()),
+           lease_expires_at = now() + make_interval(secs => p_lease_s),
+           progress = coalesce(p_progress, q.progress), updated_at = now()
+     WHERE q.claim_id = p_claim_id AND q.run_id = p_run_id AND q.claimed_by = p_runner_id
+       AND q.status IN ('CLAIMED', 'IN_PROGRESS')
+    RETURNING q.lease_expires_at INTO lease_expires_at;
+    IF FOUND THEN
+        UPDATE runners r SET last_heartbeat = now(), status = 'ACTIVE' WHERE r.runner_id = p_runner_id;
+        outcome := 'continue';
+        RETURN;
+    END IF;
+
+    -- The run was cancelled, or somebody else's late result completed the row. Where that was under way, the
+    -- update has waited for it, and this statement, the next one, sees what it did.
+    IF EXISTS (SELECT FROM run_queue q
+                WHERE q.claim_id = p_claim_id AND q.run_id = p_run_id AND q.claimed_by = p_runner_id
+                  AND q.status = 'CANCELLED')
+       OR EXISTS (SELECT FROM past_claims c JOIN run_queue q USING (queue_id)
+                   WHERE c.claim_id = p_claim_id AND c.runner_id = p_runner_id AND q.run_id = p_run_id
+                     AND (c.ended_by = 'superseded' OR q.status = 'CANCELLED')) THEN
+        outcome := 'cancel';
+    ELSE
+        outcome := 'claim_lost';
+    END IF;
+END $$;

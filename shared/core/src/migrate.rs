@@ -16,6 +16,7 @@ mod embedded {
 const FUNCTIONS: &[&str] = &[
     include_str!("claim.sql"),
     include_str!("enqueue.sql"),
+    include_str!("heartbeat.sql"),
     include_str!("revoke.sql"),
     include_str!("submit.sql"),
 ];

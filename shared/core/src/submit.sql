@@ -50,7 +50,7 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
     OUT late               boolean,
     OUT metrics            json,
     OUT receipt            text
-) LANGUAGE plpgsql STABLE AS $$
+) LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
     SELECT now(),
@@ -67,6 +67,8 @@ BEGIN
       LEFT JOIN submissions b ON b.run_id = p_run_id AND b.sha256 = p_sha256;
 END $$;
 
+-- The settings, here and above: plans are kept, and from days on which the tables were small.
+--
 -- Completes the row: evidence, metrics, run and row in one transaction. The caller looked before
 -- (queue_submit_lookup); everything it saw is checked again here under the row's lock.
 CREATE OR REPLACE FUNCTION queue_submit(
@@ -93,7 +95,7 @@ CREATE OR REPLACE FUNCTION queue_submit(
     p_file_names        text[],
     p_file_contents     bytea[]
 ) RETURNS text -- accepted, moved (look again), key_not_allowed, signer_not_allowed
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     v_holder   record;
