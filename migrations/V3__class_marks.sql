@@ -13,6 +13,9 @@ CREATE TABLE queue_marks (
     created_at       timestamptz NOT NULL,
     lane_id          integer     NOT NULL,
     raised_at        timestamptz NOT NULL DEFAULT now(),
+    -- After an hour the reaper forgets a mark, and the next claim finds its place anew: rows that came past the
+    -- triggers (a restore, a replica's apply) are not missed for longer, and classes that are gone leave nothing.
+    begun_at         timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (vram_gb, quantization_ids)
 ) WITH (fillfactor = 50);
 

@@ -14,9 +14,8 @@ WITH away AS (
     RETURNING grace_until
 ), forgotten AS (
     DELETE FROM spent_proofs WHERE forget_at < now() RETURNING 1
-), unused AS (
-    -- Of runners that come no more: the next of their kind finds its place again.
-    DELETE FROM queue_marks WHERE raised_at < now() - interval '1 day'
+), old_marks AS (
+    DELETE FROM queue_marks WHERE begun_at < now() - interval '1 hour'
 ), silent AS (
     UPDATE runners
        SET status = 'DEAD'

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
-use bakeoff_core::claim::Job;
+use bakeoff_core::claim::{ClaimRequest, Job, claim};
 use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
 use bakeoff_core::lease::LeaseTerms;
 use bakeoff_core::reap::{self, Reaped};
@@ -329,4 +329,34 @@ async fn the_queue_is_measured_and_jobs_that_nobody_could_take_are_counted() {
         .await
         .unwrap();
     assert_eq!(measured().await, (2, 1, 2));
+}
+
+/// A restore puts rows in without the triggers that would note them.
+#[tokio::test]
+async fn a_row_that_came_past_the_triggers_is_missed_for_an_hour_at_most() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    given::enqueued(&client, &given::run()).await;
+    let runner = given::runner(&client, "bench").await;
+    given::claimed(&client, &runner).await;
+    let next = async || {
+        let request = ClaimRequest::default();
+        claim(&client, &runner.authenticated, TERMS, &request).await.unwrap()
+    };
+    let raise = "SELECT queue_raise_mark(vram_gb, quantization_ids) FROM queue_marks";
+    client.query(raise, &[]).await.unwrap();
+    client
+        .batch_execute(
+            "SET session_replication_role = replica;
+             INSERT INTO run_queue (run_id, prompt_id) SELECT run_id, prompt_id FROM run_queue;
+             SET session_replication_role = DEFAULT;",
+        )
+        .await
+        .unwrap();
+    assert!(next().await.is_none(), "the mark stands at the end of the order");
+    reap(&client).await;
+    assert!(next().await.is_none(), "and still does");
+    client.batch_execute("UPDATE queue_marks SET begun_at = now() - interval '61 min'").await.unwrap();
+    reap(&client).await;
+    assert!(next().await.is_some());
 }

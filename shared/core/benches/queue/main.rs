@@ -76,8 +76,13 @@ async fn run(url: &str, options: &Options, target: &Path) -> Result<(), Box<dyn 
 
 /// One mix at one depth.
 async fn measure(url: &str, client: &Client, options: &Options, mix: Mix, depth: i64, lines: &mut Vec<Line>) {
-    let _snapshot = mix::load(client, connect(url).await, mix, depth).await;
-    for &count in &options.connections {
+    let mut snapshot = mix::load(client, connect(url).await, mix, depth).await;
+    for (turn, &count) in options.connections.iter().enumerate() {
+        // A short queue does not last for all of them.
+        if turn > 0 && depth < 100_000 {
+            drop(snapshot);
+            snapshot = mix::load(client, connect(url).await, mix, depth).await;
+        }
         let mut operations = vec![Operation::Floor, Operation::Claim];
         if mix == Mix::AllEligible {
             operations.extend([Operation::Complete, Operation::Cycle, Operation::Heartbeat]);
@@ -97,6 +102,7 @@ async fn measure(url: &str, client: &Client, options: &Options, mix: Mix, depth:
             lines.push(line);
         }
     }
+    drop(snapshot);
     let reset = "ALTER TABLE run_queue RESET (autovacuum_enabled)";
     client.batch_execute(reset).await.expect("vacuum is on again");
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio_postgres::Client;
 
 /// Claimable rows behind those that are not: enough for every claim that is measured.
-const CLAIMABLE_MIN: i64 = 6_000;
+const CLAIMABLE_MIN: i64 = 12_000;
 /// Rows of one INSERT, so that progress shows.
 const BATCH: i64 = 100_000;
 /// Completions without vacuum.
@@ -124,7 +124,7 @@ impl Mix {
 
     /// Whether so many rows hold enough claimable ones for every claim that is measured.
     pub(crate) fn fits(self, depth: i64) -> bool {
-        self != Self::Sparse || depth / 150 >= CLAIMABLE_MIN
+        self != Self::Sparse || depth / 150 >= 6_000
     }
 
     /// How many claimable rows are completed before anything is measured.
@@ -159,6 +159,7 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
     client
         .batch_execute(
             "TRUNCATE runs, run_queue, queue_jobs, past_claims, submissions, submission_files CASCADE;
+             DELETE FROM queue_marks;
              SET session_replication_role = replica;
              DELETE FROM queue_lanes WHERE lane_id <> 0;
              SET session_replication_role = DEFAULT;",
