@@ -6,13 +6,8 @@ async fn send(service: &Service, event: &Event) -> Answer {
     service.send(answer, event).await
 }
 
-/// A service whose runner holds the job of the samples, and the sample event of it.
 async fn with_claim() -> (Service, Event) {
-    let service = Service::start().await;
-    let token = service.register_runner().await;
-    service.enqueue_run().await;
-    service.claim_job(&token).await;
-    (service, Event::sample("heartbeat").bearer(&token))
+    Service::with_claim("heartbeat").await
 }
 
 #[tokio::test]

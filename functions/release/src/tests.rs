@@ -7,11 +7,7 @@ async fn send(service: &Service, event: &Event) -> Answer {
 }
 
 async fn with_claim() -> (Service, Event) {
-    let service = Service::start().await;
-    let token = service.register_runner().await;
-    service.enqueue_run().await;
-    service.claim_job(&token).await;
-    (service, Event::sample("release").bearer(&token))
+    Service::with_claim("release").await
 }
 
 #[tokio::test]

@@ -7,11 +7,7 @@ async fn send(service: &Service, event: &Event) -> Answer {
 }
 
 async fn with_claim() -> (Service, Event) {
-    let service = Service::start().await;
-    let token = service.register_runner().await;
-    service.enqueue_run().await;
-    service.claim_job(&token).await;
-    (service, Event::sample("submit").bearer(&token))
+    Service::with_claim("submit").await
 }
 
 async fn rows(service: &Service, table: &str) -> i64 {

@@ -7,34 +7,21 @@ use bakeoff_core::cancel::cancel;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::given;
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 use uuid::Uuid;
-
-async fn a_split_run(client: &Client) -> Uuid {
-    let mut run = given::run();
-    run["prompts"] = ["a", "b", "c"].map(given::prompt).into_iter().collect();
-    run["split_by"] = json!("prompt");
-    given::enqueued(client, &run).await.run_id
-}
-
-async fn statuses(client: &Client, run_id: Uuid) -> Vec<String> {
-    let rows = "SELECT status FROM run_queue WHERE run_id = $1 ORDER BY status";
-    client.query(rows, &[&run_id]).await.unwrap().iter().map(|row| row.get(0)).collect()
-}
 
 #[tokio::test]
 async fn a_cancel_ends_what_has_not_ended() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = given::runner(&client, "bench").await;
-    let run_id = a_split_run(&client).await;
+    let run_id = given::split_run(&client).await;
     let done = given::claimed(&client, &runner).await;
     given::submitted(&client, &runner, &done, &given::result(&done)).await.unwrap();
     given::claimed(&client, &runner).await;
 
     let cancelled = cancel(&client, &given::admin(), run_id, Some("wrong prompts")).await.unwrap();
     assert_eq!((cancelled.run_id, cancelled.rows_cancelled), (run_id, 2));
-    assert_eq!(statuses(&client, run_id).await, ["CANCELLED", "CANCELLED", "COMPLETE"]);
+    assert_eq!(given::statuses(&client, run_id).await, ["CANCELLED", "CANCELLED", "COMPLETE"]);
     let row =
         "SELECT error_detail, completed_at IS NOT NULL AS ended FROM run_queue WHERE status = 'CANCELLED'";
     for row in client.query(row, &[]).await.unwrap() {

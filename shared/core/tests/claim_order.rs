@@ -71,7 +71,7 @@ async fn rows_of_one_time_hide_none_of_another_lane() {
     for left in (0..600_i64).rev() {
         // Without marks, with marks as claims raise them, and with marks as high as can be.
         match left % 7 {
-            0 => drop(client.batch_execute("DELETE FROM queue_marks").await.unwrap()),
+            0 => client.batch_execute("DELETE FROM queue_marks").await.unwrap(),
             3 => raise_marks(&client).await,
             _ => {}
         }

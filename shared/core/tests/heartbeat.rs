@@ -25,18 +25,11 @@ async fn status(client: &Client, job: &Job) -> String {
     client.query_one(row, &[&job.queue_id]).await.unwrap().get(0)
 }
 
-async fn a_claimed_job(client: &Client) -> (Runner, Job) {
-    let runner = given::runner(client, "bench").await;
-    given::enqueued(client, &given::run()).await;
-    let job = given::claimed(client, &runner).await;
-    (runner, job)
-}
-
 #[tokio::test]
 async fn the_first_moves_the_job_to_in_progress_and_each_extends_the_lease() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     client.execute("UPDATE run_queue SET lease_expires_at = now() + interval '10 s'", &[]).await.unwrap();
     client.execute("UPDATE runners SET last_heartbeat = NULL, status = 'DEAD'", &[]).await.unwrap();
 
@@ -59,7 +52,7 @@ async fn the_first_moves_the_job_to_in_progress_and_each_extends_the_lease() {
 async fn progress_is_kept_until_there_is_more_of_it() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     for (sent, kept) in [
         (Some(json!({ "cells": 3 })), json!({ "cells": 3 })),
         (None, json!({ "cells": 3 })),
@@ -76,7 +69,7 @@ async fn progress_is_kept_until_there_is_more_of_it() {
 async fn a_lease_that_ran_out_but_was_not_taken_back_revives() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     given::lapsed(&client, &job).await;
     let beaten = beat(&client, &runner, &job).await.unwrap();
     assert!(beaten.lease_expires_at.unwrap() > beaten.server_time);
@@ -87,7 +80,7 @@ async fn a_lease_that_ran_out_but_was_not_taken_back_revives() {
 async fn a_claim_that_is_not_live_or_not_ones_own_is_lost() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let other = given::runner(&client, "other").await;
     let lost = |answer: Result<Heartbeat, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
@@ -111,7 +104,7 @@ async fn a_claim_that_is_not_live_or_not_ones_own_is_lost() {
 async fn a_cancelled_run_answers_cancel_however_often_it_is_asked() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     beat(&client, &runner, &job).await.unwrap();
     cancel(&client, &given::admin(), job.run_id, Some("not needed")).await.unwrap();
     for _ in 0..2 {
@@ -125,7 +118,7 @@ async fn a_cancelled_run_answers_cancel_however_often_it_is_asked() {
 async fn the_holder_of_a_row_that_a_late_result_completed_learns_cancel() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (slow, job) = a_claimed_job(&client).await;
+    let (slow, job) = given::claimed_job(&client).await;
     let other = given::runner(&client, "other").await;
     given::lapsed(&client, &job).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
@@ -139,7 +132,7 @@ async fn the_holder_of_a_row_that_a_late_result_completed_learns_cancel() {
 async fn a_revoked_key_is_refused_at_once() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     revoke(&client, &given::admin(), &runner.machine.key_id(), None).await.unwrap();
     let refused = beat(&client, &runner, &job).await;
     assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
@@ -151,7 +144,7 @@ async fn a_heartbeat_that_meets_a_cancel_half_way_tells_of_it() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut admin = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let transaction = admin.transaction().await.unwrap();
     cancel(transaction.client(), &given::admin(), job.run_id, None).await.unwrap();
     let waiting = database.client().await;
@@ -168,7 +161,7 @@ async fn a_heartbeat_that_meets_a_cancel_half_way_tells_of_it() {
 async fn later_heartbeats_are_hot_updates() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     beat(&client, &runner, &job).await.unwrap();
     let counters = async || {
         // Counted when the session reports, and read anew.

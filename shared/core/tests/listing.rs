@@ -6,16 +6,7 @@ use bakeoff_core::Error;
 use bakeoff_core::listing::list;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::given;
-use serde_json::json;
-use tokio_postgres::Client;
 use uuid::Uuid;
-
-async fn a_split_run(client: &Client) -> Uuid {
-    let mut run = given::run();
-    run["prompts"] = ["a", "b", "c"].map(given::prompt).into_iter().collect();
-    run["split_by"] = json!("prompt");
-    given::enqueued(client, &run).await.run_id
-}
 
 #[tokio::test]
 async fn the_listing_comes_newest_first_in_pages_that_miss_and_repeat_nothing() {
@@ -23,8 +14,8 @@ async fn the_listing_comes_newest_first_in_pages_that_miss_and_repeat_nothing() 
     let client = database.client().await;
     let runner = given::runner(&client, "bench").await;
     // Rows of a split run were made at the same instant: the id decides.
-    a_split_run(&client).await;
-    a_split_run(&client).await;
+    given::split_run(&client).await;
+    given::split_run(&client).await;
     let newest = given::enqueued(&client, &given::run()).await.rows[0].queue_id;
     given::claimed(&client, &runner).await;
 

@@ -8,7 +8,7 @@ use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
 use bakeoff_core::lease::LeaseTerms;
 use bakeoff_core::reap::{self, Reaped};
 use bakeoff_testkit::Database;
-use bakeoff_testkit::given::{self, Runner, TERMS};
+use bakeoff_testkit::given::{self, TERMS};
 use serde_json::json;
 use std::time::Duration;
 use tokio_postgres::{Client, Row};
@@ -22,18 +22,11 @@ async fn row(client: &Client, job: &Job) -> Row {
     client.query_one("SELECT * FROM run_queue WHERE queue_id = $1", &[&job.queue_id]).await.unwrap()
 }
 
-async fn a_claimed_job(client: &Client) -> (Runner, Job) {
-    let runner = given::runner(client, "bench").await;
-    given::enqueued(client, &given::run()).await;
-    let job = given::claimed(client, &runner).await;
-    (runner, job)
-}
-
 #[tokio::test]
 async fn a_lapsed_claim_counts_an_attempt_and_its_row_is_claimable_at_once() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     assert_eq!(reap(&client).await.returned, 0);
 
     given::lapsed(&client, &job).await;
@@ -101,7 +94,7 @@ async fn a_run_may_have_a_limit_that_heartbeats_do_not_extend() {
 async fn a_claim_of_any_age_is_left_alone_while_its_lease_holds() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = a_claimed_job(&client).await;
+    let (_, job) = given::claimed_job(&client).await;
     client.execute("UPDATE run_queue SET claimed_at = now() - interval '9 days'", &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 0);
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
@@ -113,7 +106,7 @@ async fn a_heartbeat_under_way_wins() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut beating = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     given::lapsed(&client, &job).await;
     let transaction = beating.transaction().await.unwrap();
     let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
@@ -129,7 +122,7 @@ async fn a_heartbeat_under_way_wins() {
 async fn heartbeats_and_reapers_at_once_leave_one_answer() {
     let database = Database::create().await;
     let (client, reaping) = (database.client().await, database.client().await);
-    let (runner, mut job) = a_claimed_job(&client).await;
+    let (runner, mut job) = given::claimed_job(&client).await;
     client.execute("UPDATE run_queue SET max_attempts = 100", &[]).await.unwrap();
     for _ in 0..30 {
         given::lapsed(&client, &job).await;
@@ -154,7 +147,7 @@ async fn heartbeats_and_reapers_at_once_leave_one_answer() {
 async fn two_reapers_at_once_share_the_work() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
-    let (_, job) = a_claimed_job(&one).await;
+    let (_, job) = given::claimed_job(&one).await;
     one.execute(
         "INSERT INTO run_queue (run_id, prompt_id, status, claimed_by, claimed_at, claim_id, lease_expires_at)
          SELECT run_id, prompt_id, 'CLAIMED', 'bench', now(), gen_random_uuid(), now() - interval '1 s'
@@ -178,7 +171,7 @@ async fn two_reapers_at_once_share_the_work() {
 async fn it_stops_when_its_time_is_spent_and_says_so() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = a_claimed_job(&client).await;
+    let (_, job) = given::claimed_job(&client).await;
     given::lapsed(&client, &job).await;
     let reaped = reap::reap(&client, TERMS, Duration::ZERO).await.unwrap();
     assert_eq!((reaped.returned, reaped.finished), (0, false));
@@ -190,7 +183,7 @@ async fn it_stops_when_its_time_is_spent_and_says_so() {
 async fn after_an_outage_of_our_own_runners_get_time_to_speak() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = a_claimed_job(&client).await;
+    let (_, job) = given::claimed_job(&client).await;
     reap(&client).await;
     given::lapsed(&client, &job).await;
     let away = "UPDATE reaper_state SET last_run_at = now() - interval '301 s'";
@@ -214,7 +207,7 @@ async fn after_an_outage_of_our_own_runners_get_time_to_speak() {
 async fn an_outage_that_ate_up_what_was_left_of_a_lease_counts() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = a_claimed_job(&client).await;
+    let (_, job) = given::claimed_job(&client).await;
     reap(&client).await;
     given::lapsed(&client, &job).await;
     let away = "UPDATE reaper_state SET last_run_at = now() - interval '250 s'";
@@ -228,7 +221,7 @@ async fn a_reaper_that_runs_less_often_than_a_lease_lasts_still_reaps() {
     let database = Database::create().await;
     let client = database.client().await;
     let short = LeaseTerms { ttl_s: 30, heartbeat_interval_s: 10 };
-    let (_, job) = a_claimed_job(&client).await;
+    let (_, job) = given::claimed_job(&client).await;
     reap::reap(&client, short, Duration::from_secs(5)).await.unwrap();
     given::lapsed(&client, &job).await;
     let mut returned = Vec::new();

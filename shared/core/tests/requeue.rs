@@ -14,18 +14,6 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-async fn a_split_run(client: &Client) -> Uuid {
-    let mut run = given::run();
-    run["prompts"] = ["a", "b", "c"].map(given::prompt).into_iter().collect();
-    run["split_by"] = json!("prompt");
-    given::enqueued(client, &run).await.run_id
-}
-
-async fn statuses(client: &Client, run_id: Uuid) -> Vec<String> {
-    let rows = "SELECT status FROM run_queue WHERE run_id = $1 ORDER BY status";
-    client.query(rows, &[&run_id]).await.unwrap().iter().map(|row| row.get(0)).collect()
-}
-
 async fn directive(client: &Client, runner: &Runner, run_id: Uuid, claim_id: Uuid) -> Directive {
     let request = HeartbeatRequest { claim_id, progress: None };
     heartbeat(client, &runner.authenticated, TERMS, run_id, &request).await.unwrap().directive
@@ -36,7 +24,7 @@ async fn a_requeue_gives_what_ended_without_a_result_a_fresh_start() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = given::runner(&client, "bench").await;
-    let run_id = a_split_run(&client).await;
+    let run_id = given::split_run(&client).await;
     let held = given::claimed(&client, &runner).await;
     cancel(&client, &given::admin(), run_id, None).await.unwrap();
     client
@@ -58,7 +46,7 @@ async fn a_requeue_gives_what_ended_without_a_result_a_fresh_start() {
     }
     // Live rows are left alone.
     assert_eq!(requeue(&client, &given::admin(), run_id, None).await.unwrap().rows_requeued, 0);
-    assert_eq!(statuses(&client, run_id).await, ["CLAIMED", "CLAIMED", "CLAIMED"]);
+    assert_eq!(given::statuses(&client, run_id).await, ["CLAIMED", "CLAIMED", "CLAIMED"]);
 }
 
 #[tokio::test]

@@ -9,15 +9,7 @@ use bakeoff_core::status::status;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::given::{self, Runner, TERMS};
 use serde_json::json;
-use tokio_postgres::Client;
 use uuid::Uuid;
-
-async fn a_split_run(client: &Client) -> Uuid {
-    let mut run = given::run();
-    run["prompts"] = ["a", "b", "c"].map(given::prompt).into_iter().collect();
-    run["split_by"] = json!("prompt");
-    given::enqueued(client, &run).await.run_id
-}
 
 #[tokio::test]
 async fn a_run_stands_where_its_rows_stand_and_shows_each_runner_its_own() {
@@ -25,7 +17,7 @@ async fn a_run_stands_where_its_rows_stand_and_shows_each_runner_its_own() {
     let client = database.client().await;
     let runner = given::runner(&client, "bench").await;
     let other = given::runner(&client, "other").await;
-    let run_id = a_split_run(&client).await;
+    let run_id = given::split_run(&client).await;
     let told = async |runner: &Runner| status(&client, &runner.authenticated, run_id).await.unwrap();
 
     assert_eq!(told(&runner).await.status, "PENDING");

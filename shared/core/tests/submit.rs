@@ -17,13 +17,6 @@ use std::time::Duration;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-async fn a_claimed_job(client: &Client) -> (Runner, Job) {
-    let runner = given::runner(client, "bench").await;
-    given::enqueued(client, &given::run()).await;
-    let job = given::claimed(client, &runner).await;
-    (runner, job)
-}
-
 async fn send(client: &Client, runner: &Runner, job: &Job, envelope: &RawValue) -> Result<Accepted, Error> {
     let verified = verify_envelope(&runner.authenticated, envelope)?;
     let keys = given::service_keys();
@@ -55,7 +48,7 @@ async fn nothing_is_written(client: &Client) {
 async fn a_result_on_time_completes_the_row_and_everything_is_written() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let mut result = given::result(&job);
     result["records"][0]["quality_heuristic"] = json!(0.5);
     result["records"][0]["peak_vram_mb"] = json!(7000.1);
@@ -128,7 +121,7 @@ async fn a_result_on_time_completes_the_row_and_everything_is_written() {
 async fn a_run_that_failed_honestly_is_a_result() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let mut result = given::result(&job);
     for record in result["records"].as_array_mut().unwrap() {
         record["failure_code"] = json!("oom");
@@ -158,7 +151,7 @@ async fn a_run_that_failed_honestly_is_a_result() {
 async fn the_same_result_again_is_the_same_receipt() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let result = given::result(&job);
     let first = given::submitted(&client, &runner, &job, &result).await.unwrap();
     let again = given::submitted(&client, &runner, &job, &result).await.unwrap();
@@ -216,7 +209,7 @@ async fn of_two_results_at_once_one_is_accepted() {
 async fn a_lapsed_lease_that_nobody_took_back_is_still_on_time() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     given::lapsed(&client, &job).await;
     assert!(!given::submitted(&client, &runner, &job, &given::result(&job)).await.unwrap().late);
 }
@@ -225,7 +218,7 @@ async fn a_lapsed_lease_that_nobody_took_back_is_still_on_time() {
 async fn a_late_result_completes_a_row_that_waits() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     reaped(&client, &job).await;
     let result = given::result(&job);
     let accepted = given::submitted(&client, &runner, &job, &result).await.unwrap();
@@ -241,7 +234,7 @@ async fn a_late_result_completes_a_row_that_waits() {
 async fn a_late_result_completes_a_row_that_another_holds() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let other = given::runner(&client, "other").await;
     reaped(&client, &job).await;
     let held = given::claimed(&client, &other).await;
@@ -280,7 +273,7 @@ async fn a_late_result_completes_a_row_that_failed() {
 async fn of_two_late_results_the_first_counts() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let other = given::runner(&client, "other").await;
     reaped(&client, &job).await;
     let second = given::claimed(&client, &other).await;
@@ -317,7 +310,7 @@ async fn a_submit_and_the_reaper_at_once_end_complete() {
 async fn a_claim_that_ended_otherwise_entitles_to_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let other = given::runner(&client, "other").await;
     let lost = |answer: Result<Accepted, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
@@ -336,7 +329,7 @@ async fn a_claim_that_ended_otherwise_entitles_to_nothing() {
 async fn a_cancelled_run_takes_no_result() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     cancel(&client, &given::admin(), job.run_id, None).await.unwrap();
     let refused = given::submitted(&client, &runner, &job, &given::result(&job)).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
@@ -347,7 +340,7 @@ async fn a_cancelled_run_takes_no_result() {
 async fn a_revoked_key_submits_nothing_until_it_is_allowed_again() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     revoke(&client, &given::admin(), &runner.machine.key_id(), None).await.unwrap();
     let refused = given::submitted(&client, &runner, &job, &given::result(&job)).await;
     assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
@@ -360,7 +353,7 @@ async fn a_revoked_key_submits_nothing_until_it_is_allowed_again() {
 async fn anothers_run_and_anothers_signature_are_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let result = given::result(&job);
 
     let elsewhere = Job { run_id: Uuid::new_v4(), ..job.clone() };
@@ -387,7 +380,7 @@ async fn anothers_run_and_anothers_signature_are_refused() {
 async fn a_result_that_does_not_fit_is_refused_with_every_fault() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     let refused = async |change: fn(&mut Value)| -> Vec<String> {
         let mut result = given::result(&job);
         change(&mut result);
@@ -449,7 +442,7 @@ async fn on_a_database_with_doubles_the_oldest_is_taken_and_none_added() {
         )
         .await
         .unwrap();
-    let (runner, job) = a_claimed_job(&client).await;
+    let (runner, job) = given::claimed_job(&client).await;
     given::submitted(&client, &runner, &job, &given::result(&job)).await.unwrap();
     let row = client.query_one("SELECT * FROM run_hardware_metrics", &[]).await.unwrap();
     // The first of all names a motherboard, which is more than the result says.

@@ -319,6 +319,15 @@ impl Service {
 }
 
 impl Service {
+    /// A service whose runner holds the job of the samples, and a sample event of that runner.
+    pub async fn with_claim(sample: &str) -> (Self, Event) {
+        let service = Self::start().await;
+        let token = service.register_runner().await;
+        service.enqueue_run().await;
+        service.claim_job(&token).await;
+        (service, Event::sample(sample).bearer(&token))
+    }
+
     /// Has the runner with this token claim the run of `events/`, under the claim id of `events/`.
     pub async fn claim_job(&self, token: &str) {
         let keys = self.app.signing_keys().await.expect("the keys in the file");

@@ -208,6 +208,29 @@ pub async fn claimed(client: &Client, runner: &Runner) -> Job {
         .expect("there is a job")
 }
 
+/// A runner that holds the one job there is.
+pub async fn claimed_job(client: &Client) -> (Runner, Job) {
+    let runner = runner(client, "bench").await;
+    enqueued(client, &run()).await;
+    let job = claimed(client, &runner).await;
+    (runner, job)
+}
+
+/// Enqueues a run of three rows, one for each of its prompts.
+pub async fn split_run(client: &Client) -> Uuid {
+    let mut run = run();
+    run["prompts"] = ["a", "b", "c"].map(prompt).into_iter().collect();
+    run["split_by"] = json!("prompt");
+    enqueued(client, &run).await.run_id
+}
+
+/// The states of a run's rows, in alphabetical order.
+pub async fn statuses(client: &Client, run_id: Uuid) -> Vec<String> {
+    let rows = "SELECT status FROM run_queue WHERE run_id = $1 ORDER BY status";
+    let rows = client.query(rows, &[&run_id]).await.expect("the rows of a run");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// Lets the claim's lease run out, one second ago.
 pub async fn lapsed(client: &Client, job: &Job) {
     let lapse = "UPDATE run_queue SET lease_expires_at = now() - interval '1 s' WHERE claim_id = $1";
