@@ -193,7 +193,7 @@ pub fn jittered(from: u64, to: u64) -> u64 {
 }
 
 /// An error and everything that caused it.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

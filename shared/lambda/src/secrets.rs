@@ -2,6 +2,7 @@
 
 use crate::config::SigningKeysSource;
 use crate::https::Sender;
+use crate::problem::causes;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Config, Credentials, Region};
 use bakeoff_core::Error;
@@ -41,7 +42,7 @@ impl Secrets {
             .await
             .map_err(|_| Error::Internal(format!("reading {secret}: no answer")))?
             // The service's error names the secret and the reason, never the value.
-            .map_err(|error| Error::Internal(format!("reading {secret}: {}", aws_error(&error))))?;
+            .map_err(|error| Error::Internal(format!("reading {secret}: {}", causes(&error))))?;
         value.secret_string.ok_or_else(|| Error::Internal(format!("{secret} holds no text")))
     }
 }
@@ -68,16 +69,6 @@ pub fn client_from_env() -> Result<Client, Error> {
         .http_client(Sender);
     config.set_endpoint_url(variable("AWS_ENDPOINT_URL"));
     Ok(Client::from_conf(config.build()))
-}
-
-fn aws_error(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// User and password, as RDS keeps them in its managed secret.
