@@ -16,6 +16,7 @@ that plays API Gateway on 127.0.0.1.
   cargo local demo [OPTIONS]         play a runner through the whole cycle, check the rows, and end
   cargo local cold-start [--rounds N]
                                      measure from spawn to first response of each function      [30]
+  cargo local claim-depth            measure claims over HTTP, with 10,000 rows queued and with 1,000,000
   cargo local stop-test-database     stop the PostgreSQL that `cargo test` has started
 
   --port N            the API's port; 0 finds a free one                    [9000; demo: 0]
@@ -44,6 +45,8 @@ pub enum Command {
         /// At least one.
         rounds: u32,
     },
+    /// Measure claims at two depths.
+    ClaimDepth,
     /// Stop the tests' shared cluster.
     StopTestDatabase,
     /// Print [`HELP`].
@@ -85,6 +88,7 @@ pub fn parse(
         None => Ok(Command::Serve(Options { port: port.unwrap_or(options.port), ..options })),
         Some("demo") => Ok(Command::Demo(Options { port: port.unwrap_or(0), ..options })),
         Some("cold-start") => Ok(Command::ColdStart { rounds: rounds.unwrap_or(30) }),
+        Some("claim-depth") => Ok(Command::ClaimDepth),
         Some("stop-test-database") => Ok(Command::StopTestDatabase),
         Some(other) => Err(format!("{other:?} is not a command").into()),
     }

@@ -165,7 +165,7 @@ async fn public_keys(api: &Api) -> Result<Value> {
     Ok(reply.body)
 }
 
-async fn connect(url: &str) -> Result<Client> {
+pub(crate) async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.while_("connect to the database")?;
     // Its end shows in the client's next query.
     tokio::spawn(connection);

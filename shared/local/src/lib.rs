@@ -6,10 +6,11 @@
 //!            IAM as SigV4
 //! ```
 //!
-//! [`stack`] puts it together, [`demo`] plays a runner's day on it, [`cold_start`] measures its
-//! functions, [`command_line`] is what can be typed. The tests of other crates use [`postgres`] alone.
+//! [`stack`] puts it together, [`demo`] plays a runner's day on it, [`cold_start`] and [`claim_depth`]
+//! measure it, [`command_line`] is what can be typed. The tests of other crates use [`postgres`] alone.
 
 pub mod build;
+pub mod claim_depth;
 pub mod cold_start;
 pub mod command_line;
 pub mod demo;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bakeoff_local::command_line::{self, Command, HELP};
 use bakeoff_local::error::{Error, Result};
 use bakeoff_local::stack::{Options, Stack};
-use bakeoff_local::{cold_start, demo, postgres};
+use bakeoff_local::{claim_depth, cold_start, demo, postgres};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -36,14 +36,11 @@ fn run(command: Command) -> Result<()> {
                 print!("{HELP}");
                 Ok(())
             }
-            Command::ColdStart { rounds } => until_stopped(cold_start::measure(rounds))
-                .await
-                .unwrap_or_else(|| Err(Error::Failed("stopped before its end".into()))),
+            Command::ColdStart { rounds } => to_its_end(cold_start::measure(rounds)).await,
+            Command::ClaimDepth => to_its_end(claim_depth::measure()).await,
             Command::StopTestDatabase => postgres::stop_shared_test_cluster(),
             Command::Serve(options) => until_stopped(serve(options)).await.unwrap_or(Ok(())),
-            Command::Demo(options) => until_stopped(demo::play(options))
-                .await
-                .unwrap_or_else(|| Err(Error::Failed("stopped before its end".into()))),
+            Command::Demo(options) => to_its_end(demo::play(options)).await,
         }
     });
     // A build that is still under way must not keep us; everything else stops with its owner.
@@ -58,6 +55,11 @@ async fn serve(options: Options) -> Result<()> {
     let _ = std::io::stdout().flush();
     eprintln!("The functions' logs are in {}. Ctrl-C stops everything.", stack.folder.display());
     std::future::pending().await
+}
+
+/// Runs what fails when it is stopped.
+async fn to_its_end(work: impl Future<Output = Result<()>>) -> Result<()> {
+    until_stopped(work).await.unwrap_or_else(|| Err(Error::Failed("stopped before its end".into())))
 }
 
 /// Runs until done, or, with nothing to return, until Ctrl-C, SIGTERM or the terminal's end; what was
