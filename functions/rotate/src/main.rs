@@ -128,6 +128,7 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bakeoff_testkit::given::key_set;
 
     #[test]
     fn the_sample_event_is_understood() {
@@ -135,5 +136,35 @@ mod tests {
         let rotation: Rotation = serde_json::from_str(event).unwrap();
         assert!(matches!(rotation.step, Step::Create));
         assert!(rotation.secret_id.starts_with("arn:aws:secretsmanager:"));
+    }
+
+    /// With the real SDK, and each step twice, as Secrets Manager may call them. `.ci/run` starts a server.
+    #[tokio::test]
+    #[ignore = "needs moto_server at AWS_ENDPOINT_URL, as .ci/run starts it"]
+    async fn the_four_steps_put_a_new_key_before_the_old_one() {
+        const SECRET: &str = "rotated-signing-keys";
+        let client = client_from_env().unwrap();
+        let config = Config::from(&|_| None).unwrap();
+        let current = async || {
+            let value = client.get_secret_value().secret_id(SECRET).send().await.unwrap();
+            ServiceKeys::from_jwk_set(value.secret_string().unwrap()).unwrap()
+        };
+        client.create_secret().name(SECRET).secret_string(key_set([1; 32])).send().await.unwrap();
+        let before = current().await;
+
+        for step in [Step::Create, Step::Set, Step::Test, Step::Finish] {
+            let rotation = Rotation {
+                step,
+                secret_id: SECRET.into(),
+                client_request_token: "e2f6b1de-0d5a-4f0b-8b15-4b7c1a2d3e4f".into(),
+            };
+            for _ in 0..2 {
+                assert!(matches!(rotation.step, Step::Finish) || current().await.public().count() == 1);
+                rotation.run(&client, &config).await.unwrap();
+            }
+        }
+        let after = current().await;
+        assert_eq!(after.public().count(), 2);
+        assert_eq!(after.public().nth(1).unwrap().kid(), before.public().next().unwrap().kid());
     }
 }
