@@ -146,7 +146,9 @@ mod tests {
         let client = client_from_env().unwrap();
         let config = Config::from(&|_| None).unwrap();
         let current = async || {
-            let value = client.get_secret_value().secret_id(SECRET).send().await.unwrap();
+            // The stage is the default, but moto takes for current what was created last.
+            let value = client.get_secret_value().secret_id(SECRET).version_stage(CURRENT);
+            let value = value.send().await.unwrap();
             ServiceKeys::from_jwk_set(value.secret_string().unwrap()).unwrap()
         };
         client.create_secret().name(SECRET).secret_string(key_set([1; 32])).send().await.unwrap();
