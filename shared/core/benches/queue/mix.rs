@@ -72,15 +72,8 @@ impl Mix {
     ];
 
     /// Those of an everyday run.
-    pub(crate) const SMALL: [Self; 7] = [
-        Self::AllEligible,
-        Self::Vram90,
-        Self::Quantization999,
-        Self::Deferred90,
-        Self::OldSnapshot,
-        Self::OldSnapshotBehind,
-        Self::ManyLanes,
-    ];
+    pub(crate) const SMALL: [Self; 5] =
+        [Self::AllEligible, Self::Vram90, Self::Quantization999, Self::OldSnapshotBehind, Self::ManyLanes];
 
     /// For the command line and the table.
     pub(crate) fn name(self) -> &'static str {
