@@ -30,16 +30,11 @@ const GOAL: f64 = 1.5;
 pub async fn measure() -> Result<()> {
     let options = Options { port: 0, release: true, ..Options::default() };
     let stacks = [Stack::start(&options).await?, Stack::start(&options).await?];
-    let result = measure_on(&stacks).await;
+    let mut measured = measure_on(&stacks).await;
     for stack in stacks {
-        let folder = stack.folder.clone();
-        stack.stop().await;
-        match &result {
-            Ok(_) => std::fs::remove_dir_all(&folder).while_(format!("remove {}", folder.display()))?,
-            Err(_) => eprintln!("The functions' logs are in {}.", folder.display()),
-        }
+        measured = stack.stop_after(measured).await;
     }
-    print!("{}", result?);
+    print!("{}", measured?);
     Ok(())
 }
 

@@ -48,19 +48,9 @@ pub async fn measure(rounds: u32) -> Result<()> {
     let hello = tokio::task::spawn_blocking(move || build::example(&root, HELLO));
     let hello = hello.await.map_err(failed)??;
     let stack = Stack::start(&Options { port: 0, release: true, ..Options::default() }).await?;
-    let result = measure_on(&stack, hello, rounds).await;
-    let folder = stack.folder.clone();
-    stack.stop().await;
-    match result {
-        Ok(table) => {
-            print!("{table}");
-            fs::remove_dir_all(&folder).while_(format!("remove {}", folder.display()))
-        }
-        Err(error) => {
-            eprintln!("The functions' logs are in {}.", folder.display());
-            Err(error)
-        }
-    }
+    let measured = measure_on(&stack, hello, rounds).await;
+    print!("{}", stack.stop_after(measured).await?);
+    Ok(())
 }
 
 async fn measure_on(stack: &Stack, hello: PathBuf, rounds: u32) -> Result<String> {

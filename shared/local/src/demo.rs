@@ -44,14 +44,8 @@ pub async fn play(mut options: Options) -> Result<()> {
 
 async fn play_on_a_stack(options: &Options) -> Result<()> {
     let stack = Stack::start(options).await?;
-    let result = story(&stack).await;
-    let folder = stack.folder.clone();
-    stack.stop().await;
-    match &result {
-        Ok(()) => std::fs::remove_dir_all(&folder).while_(format!("remove {}", folder.display()))?,
-        Err(_) => eprintln!("The functions' logs are in {}.", folder.display()),
-    }
-    result
+    let told = story(&stack).await;
+    stack.stop_after(told).await
 }
 
 async fn story(stack: &Stack) -> Result<()> {

@@ -117,6 +117,20 @@ impl Stack {
         Ok(Self { url, database_url, folder, routes: template.routes, functions, tasks })
     }
 
+    /// Stops after some work on it. What failed wants the logs: only with success they go too.
+    ///
+    /// # Errors
+    /// That of the work, or when the logs cannot be removed.
+    pub async fn stop_after<T>(self, worked: Result<T>) -> Result<T> {
+        let folder = self.folder.clone();
+        self.stop().await;
+        match &worked {
+            Ok(_) => std::fs::remove_dir_all(&folder).while_(format!("remove {}", folder.display()))?,
+            Err(_) => eprintln!("The functions' logs are in {}.", folder.display()),
+        }
+        worked
+    }
+
     /// Ends the function processes and the private cluster, and waits for that. The logs stay.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
