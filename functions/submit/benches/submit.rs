@@ -1,11 +1,13 @@
 //! A whole submit of the harness's 143 kB result, beside its verification plus one durable commit.
 //!
 //! `cargo bench --workspace --bench submit` prints, for each form of a submission, the median time of
-//! either and their ratio. Beside them stand two parts of a submit that the floor leaves out: a commit that
-//! stores the body's bytes (a submit keeps them as evidence), and an invocation that ends at the token. A submit goes through the function's own binary, over a Runtime API on
+//! either and their ratio. A submit goes through the function's own binary, over a Runtime API on
 //! loopback: event in, evidence and metrics written, receipt out. Beside it, in this process, the same
 //! signature is verified, and one row is updated on a connection of its own. The server is a private one
 //! that flushes every commit.
+//!
+//! Two more figures are of what the floor leaves out: a commit that stores the body's bytes (a submit keeps
+//! them as evidence), and an invocation that ends at the missing token.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -316,9 +316,7 @@ impl Service {
         let run = NewRun::parse(Event::sample("runs-enqueue").body_text()).expect("a sample run");
         enqueue(&self.database.client().await, &admin(), &run).await.expect("the run is new")
     }
-}
 
-impl Service {
     /// A service whose runner holds the job of the samples, and a sample event of that runner.
     pub async fn with_claim(sample: &str) -> (Self, Event) {
         let service = Self::start().await;
