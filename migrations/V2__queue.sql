@@ -10,11 +10,8 @@ CREATE TABLE queue_lanes (
     -- Sorted and distinct, so that equal sets are equal values.
     quantization_ids integer[] NOT NULL,
     required_vram_gb integer NOT NULL CHECK (required_vram_gb >= 0),
-    -- Nothing in the lane is ready before this place in the order: see queue_mark.
-    mark_priority    integer NOT NULL DEFAULT -2147483648,
-    mark_created_at  timestamptz NOT NULL DEFAULT '-infinity',
     UNIQUE (required_vram_gb, quantization_ids)
-) WITH (fillfactor = 50);
+);
 
 -- Lane 0 asks nothing. It is the default below: a row that a foreign tool inserts names no model, so
 -- it stands in this lane with no trigger to put it there.
@@ -48,7 +45,7 @@ ALTER TABLE run_queue
         (status IN ('COMPLETE', 'FAILED', 'CANCELLED')) <= (completed_at IS NOT NULL)) NOT VALID;
 
 -- The order of claiming. Rows that wait for `retry_after` stand outside it, or every claim would step
--- over them; they come back when due (claim.sql, reap_due.sql). The last column only tells this index from
+-- over them; they come back when due (claim.sql, reap_deferred.sql). The last column only tells this index from
 -- the harness's own: a claim asks for this order, so that no planner can take the other, in which the
 -- waiting rows stand.
 CREATE INDEX run_queue_ready_idx ON run_queue (priority, created_at, lane_id)
@@ -73,49 +70,42 @@ ALTER TABLE run_queue SET (
     autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0.05);
 
--- A claim leaves a dead entry at the head of the order, and while an old snapshot is open anywhere nothing
--- can remove it: 50,000 of them take a claim from 0.4 to 12 ms. So claims start at a mark, before which
--- nothing is ready; each lane has its own (queue_lanes).
---
--- It is safe because a lock has two sides. Who makes a row ready holds it shared until the commit, and notes
--- in queue_lowered a row that stands before a mark (the triggers below). Who raises a mark holds it alone, so
--- that no row is on its way unseen, and looks only then (queue_raise_mark). Notes are inserts, because two
--- that lower the same mark must not wait for each other's commit.
-CREATE TABLE queue_mark (
-    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    priority   integer NOT NULL DEFAULT -2147483648,
-    created_at timestamptz NOT NULL DEFAULT '-infinity',
-    raised_at  timestamptz NOT NULL DEFAULT now()
-);
-INSERT INTO queue_mark DEFAULT VALUES;
--- Ready rows that stand, or may stand, before a mark: every mark counts as lowered to the first of them.
-CREATE TABLE queue_lowered (
+-- ---------------------------------------------------------------------------------------------------
+-- Claim cursors: where the rows that a class of runners can take begin. The protocol, its invariant and its
+-- odd cases: shared/core/src/queue/claim.md.
+-- ---------------------------------------------------------------------------------------------------
+
+-- One row per class: runners with the same VRAM in whole GB and the same quantizations can take the same lanes.
+CREATE TABLE claim_cursors (
+    -- -1: unknown VRAM, which satisfies no lane.
+    vram_gb          integer     NOT NULL,
+    -- Sorted and distinct, so that equal sets are equal values.
+    quantization_ids integer[]   NOT NULL,
+    -- A position in the claim order. No ready row that the class can take stands before it, except those named
+    -- in claim_cursor_resets.
+    priority         integer     NOT NULL,
+    created_at       timestamptz NOT NULL,
+    lane_id          integer     NOT NULL,
+    advanced_at      timestamptz NOT NULL DEFAULT now(),
+    -- The reaper deletes a cursor one hour after it was first set, and the next claim of the class finds its
+    -- position anew. That bounds how long a row is missed that bypassed the triggers (restore, logical
+    -- replication), and it drops the cursors of classes that no longer exist.
+    started_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (vram_gb, quantization_ids)
+) WITH (fillfactor = 50);
+
+-- Rows that became ready at a position before a cursor. Until a claim folds them into the cursors, every cursor
+-- counts as moved back to the first of them. They are inserts, not updates of claim_cursors, because two
+-- transactions that move the same cursor back must not wait for each other's commit.
+CREATE TABLE claim_cursor_resets (
     lane_id    integer NOT NULL,
     priority   integer NOT NULL,
     created_at timestamptz NOT NULL
 );
 
-CREATE FUNCTION queue_note_ready(p_lane_id integer, p_priority integer, p_created_at timestamptz)
-RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    -- The next statement sees every mark raised before this lock was got: unless its snapshot is older,
-    -- and then the note is made in any case.
-    PERFORM pg_advisory_xact_lock_shared(hashtextextended('queue_marks', 0));
-    INSERT INTO queue_lowered (lane_id, priority, created_at)
-    SELECT p_lane_id, p_priority, p_created_at
-     WHERE current_setting('transaction_isolation') <> 'read committed'
-        OR (EXISTS (SELECT FROM queue_mark m WHERE (m.priority, m.created_at) > (p_priority, p_created_at))
-            OR EXISTS (SELECT FROM queue_lanes l
-                        WHERE l.lane_id = p_lane_id
-                          AND (l.mark_priority, l.mark_created_at) > (p_priority, p_created_at)))
-           AND NOT EXISTS (SELECT FROM queue_lowered o
-                            WHERE o.lane_id = p_lane_id
-                              AND (o.priority, o.created_at) <= (p_priority, p_created_at));
-END $$;
-
 CREATE FUNCTION queue_made_ready() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM queue_note_ready(first.lane_id, first.priority, first.created_at)
+    PERFORM queue_reset_claim_cursors(first.lane_id, first.priority, first.created_at)
        FROM (SELECT lane_id, priority, min(created_at) AS created_at
                FROM made
               WHERE status = 'PENDING' AND retry_after IS NULL
@@ -127,7 +117,7 @@ CREATE TRIGGER run_queue_made_ready AFTER INSERT ON run_queue REFERENCING NEW TA
 
 CREATE FUNCTION queue_became_ready() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM queue_note_ready(NEW.lane_id, NEW.priority, NEW.created_at);
+    PERFORM queue_reset_claim_cursors(NEW.lane_id, NEW.priority, NEW.created_at);
     RETURN NULL;
 END $$;
 CREATE TRIGGER run_queue_became_ready AFTER UPDATE ON run_queue

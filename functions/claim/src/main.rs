@@ -9,10 +9,10 @@
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::claim::{ClaimRequest, claim};
-use bakeoff_core::explain::explain;
-use bakeoff_lambda::app::parsed;
-use bakeoff_lambda::problem::jittered;
+use bakeoff_core::queue::claim::{ClaimRequest, claim};
+use bakeoff_core::queue::explain::explain;
+use bakeoff_lambda::app::parse_body;
+use bakeoff_lambda::problem::jittered_retry_after;
 use bakeoff_lambda::telemetry::Metric;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
@@ -24,7 +24,7 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let body = request.body()?;
-    let mut wanted = parsed(&body, ClaimRequest::parse)?;
+    let mut wanted = parse_body(&body, ClaimRequest::parse)?;
     // Without one, a second try after a lost answer would claim a second job.
     wanted.claim_id.get_or_insert(request.fresh_id());
     let reply = match claim(&client, &runner, app.config().lease, &wanted).await? {
@@ -32,9 +32,9 @@ async fn answer(app: &App, request: Request) -> Result {
         None if request.query("explain").as_deref() == Some("true") => {
             Reply::json(200, &explain(&client, &runner, &wanted).await?)?.metric(Metric::count("EmptyClaims"))
         }
-        None => {
-            Reply::empty(204).header("retry-after", jittered(10, 20)).metric(Metric::count("EmptyClaims"))
-        }
+        None => Reply::empty(204)
+            .header("retry-after", jittered_retry_after(10, 20))
+            .metric(Metric::count("EmptyClaims")),
     };
     Ok(reply.caller(runner.runner_id()))
 }

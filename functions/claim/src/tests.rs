@@ -101,7 +101,7 @@ async fn a_claim_that_is_over_is_not_given_again() {
 }
 
 #[tokio::test]
-async fn all_faults_come_at_once() {
+async fn all_errors_come_at_once() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     let body = json!({

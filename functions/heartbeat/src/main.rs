@@ -6,8 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
-use bakeoff_lambda::app::parsed;
+use bakeoff_core::queue::heartbeat::{HeartbeatRequest, heartbeat};
+use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
 #[tokio::main(flavor = "current_thread")]
@@ -19,7 +19,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let run_id = request.run_id()?;
     let body = request.body()?;
-    let beat = parsed(&body, HeartbeatRequest::parse)?;
+    let beat = parse_body(&body, HeartbeatRequest::parse)?;
     let answer = heartbeat(&client, &runner, app.config().lease, run_id, &beat).await?;
     Ok(Reply::json(200, &answer)?.caller(runner.runner_id()))
 }

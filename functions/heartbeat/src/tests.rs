@@ -43,7 +43,7 @@ async fn what_names_no_run_is_not_found() {
 }
 
 #[tokio::test]
-async fn all_faults_come_at_once() {
+async fn all_errors_come_at_once() {
     let (service, event) = with_claim().await;
     let body = json!({ "progress": [], "state": "running" });
     assert_eq!(

@@ -3,8 +3,8 @@
 
 use crate::{Command, answer, obey};
 use bakeoff_core::document::Object;
-use bakeoff_core::fault::{Fault, Faults};
-use bakeoff_core::runner::Admin;
+use bakeoff_core::field_error::{FieldError, FieldErrors};
+use bakeoff_core::runners::runner::Admin;
 use bakeoff_lambda::serve::{respond, start, time_left, twice};
 use bakeoff_lambda::{App, Refusal};
 use lambda_http::{RequestExt, Response};
@@ -36,7 +36,7 @@ pub(crate) async fn dispatch(app: &App, event: LambdaEvent<Box<RawValue>>) -> Re
     let admin = Admin::vouched_by_iam(format!("{DIRECT} {request_id}"));
     let outcome = match parse(payload) {
         Ok(command) => twice(app, time_left(&event.context), || obey(app, &admin, &command)).await,
-        Err(faults) => Err(Refusal::Refused(faults.into())),
+        Err(errors) => Err(Refusal::Refused(errors.into())),
     };
     let reply = outcome.unwrap_or_else(Refusal::into_reply);
     let body: Value = reply.body().map(serde_json::from_str).transpose()?.unwrap_or_default();
@@ -60,27 +60,27 @@ fn as_gateway_response(response: Response<lambda_http::Body>) -> Result<Value, E
     }))
 }
 
-fn parse(payload: &str) -> Result<Command, Vec<Fault>> {
-    let mut faults = Faults::default();
-    let command = Object::parse(payload, "", &mut faults).and_then(|mut object| {
-        let command = if let Some(mut list) = object.object("list", &mut faults) {
-            let cursor = list.text("cursor", 1..=200, &mut faults);
-            let limit = list.integer("limit", 1..=i32::MAX, &mut faults);
-            list.finish(&mut faults);
+fn parse(payload: &str) -> Result<Command, Vec<FieldError>> {
+    let mut errors = FieldErrors::default();
+    let command = Object::parse(payload, "", &mut errors).and_then(|mut object| {
+        let command = if let Some(mut list) = object.object("list", &mut errors) {
+            let cursor = list.text("cursor", 1..=200, &mut errors);
+            let limit = list.integer("limit", 1..=i32::MAX, &mut errors);
+            list.finish(&mut errors);
             Some(Command::List { cursor, limit })
-        } else if let Some(mut revoke) = object.object("revoke", &mut faults) {
-            let key_id = revoke.required_text("key_id", 1..=200, &mut faults);
-            let reason = revoke.text("reason", 0..=1000, &mut faults);
-            revoke.finish(&mut faults);
+        } else if let Some(mut revoke) = object.object("revoke", &mut errors) {
+            let key_id = revoke.required_text("key_id", 1..=200, &mut errors);
+            let reason = revoke.text("reason", 0..=1000, &mut errors);
+            revoke.finish(&mut errors);
             key_id.map(|key_id| Command::Revoke { key_id, reason })
         } else if let Some(entry) = object.raw("add") {
-            Command::parse_add(entry.get()).map_err(|found| faults.extend_below("/add", found)).ok()
+            Command::parse_add(entry.get()).map_err(|found| errors.extend_with_prefix("/add", found)).ok()
         } else {
-            faults.push("", "needs one of list, add and revoke");
+            errors.push("", "needs one of list, add and revoke");
             None
         };
-        object.finish(&mut faults);
+        object.finish(&mut errors);
         command
     });
-    faults.finish(command)
+    errors.finish(command)
 }

@@ -14,12 +14,12 @@ mod signer_policy;
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::allowlist::{self, NewEntry, add, list};
 use bakeoff_core::document::Object;
-use bakeoff_core::fault::{Fault, Faults};
-use bakeoff_core::revoke::{parse_reason, revoke};
-use bakeoff_core::runner::Admin;
-use bakeoff_lambda::app::parsed;
+use bakeoff_core::field_error::{FieldError, FieldErrors};
+use bakeoff_core::runners::allowlist::{self, NewEntry, add, list};
+use bakeoff_core::runners::revoke::{parse_reason, revoke};
+use bakeoff_core::runners::runner::Admin;
+use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
 use serde_json::json;
 
@@ -38,28 +38,28 @@ enum Command {
 
 impl Command {
     /// Reads the body of an addition: an entry, or a signer policy.
-    fn parse_add(body: &str) -> std::result::Result<Self, Vec<Fault>> {
-        let mut faults = Faults::default();
-        let policy = Object::parse(body, "", &mut Faults::default())
+    fn parse_add(body: &str) -> std::result::Result<Self, Vec<FieldError>> {
+        let mut errors = FieldErrors::default();
+        let policy = Object::parse(body, "", &mut FieldErrors::default())
             .filter(|object| object.has("signer_policy"))
             .and_then(|mut object| {
-                let policy: Option<String> = object.optional("signer_policy", &mut faults);
-                object.finish(&mut faults);
+                let policy: Option<String> = object.optional("signer_policy", &mut errors);
+                object.finish(&mut errors);
                 policy
             });
         let Some(policy) = policy else {
             // A faulty policy is told as such; without one the body is an entry.
-            return if faults.is_empty() {
+            return if errors.is_empty() {
                 NewEntry::parse(body).map(|entry| Self::Add(Box::new(entry)))
             } else {
-                Err(faults.into_vec())
+                Err(errors.into_vec())
             };
         };
         match signer_policy::entries(&policy) {
-            Ok(entries) => return faults.finish(Some(Self::Import(entries))),
-            Err(found) => faults.extend_below("/signer_policy", found),
+            Ok(entries) => return errors.finish(Some(Self::Import(entries))),
+            Err(found) => errors.extend_with_prefix("/signer_policy", found),
         }
-        Err(faults.into_vec())
+        Err(errors.into_vec())
     }
 }
 
@@ -67,10 +67,10 @@ async fn answer(app: &App, request: Request) -> Result {
     let admin = app.admin(&request)?;
     let command = match request.route().as_str() {
         "GET /api/admin/keys" => Command::List { cursor: request.query("cursor"), limit: request.limit()? },
-        "POST /api/admin/keys" => parsed(&request.body()?, Command::parse_add)?,
+        "POST /api/admin/keys" => parse_body(&request.body()?, Command::parse_add)?,
         "DELETE /api/admin/keys/{key_id}" => Command::Revoke {
             key_id: request.path_parameter("key_id").unwrap_or_default(),
-            reason: parsed(&request.body()?, parse_reason)?,
+            reason: parse_body(&request.body()?, parse_reason)?,
         },
         _ => return Err(Refusal::NoSuchRoute),
     };

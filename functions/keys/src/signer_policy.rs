@@ -1,8 +1,8 @@
 //! The results repository's signer policy (`bakeoff-results-signers/v1`, a YAML file) as entries of the
 //! allowlist, so that queue and repository trust the same signers.
 
-use bakeoff_core::allowlist::NewEntry;
-use bakeoff_core::fault::{Fault, Faults};
+use bakeoff_core::field_error::{FieldError, FieldErrors};
+use bakeoff_core::runners::allowlist::NewEntry;
 use saphyr::{LoadableYamlNode, Yaml};
 
 const SCHEMA_VERSION: &str = "bakeoff-results-signers/v1";
@@ -16,51 +16,51 @@ const ENTRIES_MAX: usize = 200;
 /// states the workflow's URI at its ref. Both name one job, so the one is written as the other. The
 /// repository stays required as well: a certificate for a reusable workflow has that workflow's URI
 /// whoever calls it.
-pub(crate) fn entries(yaml: &str) -> Result<Vec<NewEntry>, Vec<Fault>> {
-    let mut faults = Faults::default();
+pub(crate) fn entries(yaml: &str) -> Result<Vec<NewEntry>, Vec<FieldError>> {
+    let mut errors = FieldErrors::default();
     let documents =
-        Yaml::load_from_str(yaml).map_err(|why| vec![Fault::new("", format!("is not YAML: {why}"))])?;
+        Yaml::load_from_str(yaml).map_err(|why| vec![FieldError::new("", format!("is not YAML: {why}"))])?;
     let Some(policy) = documents.first().filter(|_| documents.len() == 1) else {
-        return Err(vec![Fault::new("", "is not one YAML document")]);
+        return Err(vec![FieldError::new("", "is not one YAML document")]);
     };
     if text(policy, "schema_version") != Some(SCHEMA_VERSION) {
-        faults.push("/schema_version", format!("is not {SCHEMA_VERSION}"));
+        errors.push("/schema_version", format!("is not {SCHEMA_VERSION}"));
     }
     let mut entries = Vec::new();
     for (i, repository) in list(policy, "trusted_repositories").enumerate() {
-        add_repository(repository, &format!("/trusted_repositories/{i}"), &mut entries, &mut faults);
+        add_repository(repository, &format!("/trusted_repositories/{i}"), &mut entries, &mut errors);
     }
     for (i, identity) in list(policy, "trusted_identities").enumerate() {
         let at = format!("/trusted_identities/{i}");
-        let subject = required(identity, "identity", &at, &mut faults);
-        let issuer = required(identity, "issuer", &at, &mut faults);
+        let subject = required(identity, "identity", &at, &mut errors);
+        let issuer = required(identity, "issuer", &at, &mut errors);
         if let (Some(subject), Some(issuer)) = (subject, issuer) {
             entries.push(NewEntry::identity(issuer, subject, None, None, "signer policy"));
         }
     }
     if entries.is_empty() {
-        faults.push("", "names no signer");
+        errors.push("", "names no signer");
     }
     if entries.len() > ENTRIES_MAX {
-        faults.push("", format!("names {} signers; allowed are {ENTRIES_MAX}", entries.len()));
+        errors.push("", format!("names {} signers; allowed are {ENTRIES_MAX}", entries.len()));
     }
-    faults.finish(Some(entries))
+    errors.finish(Some(entries))
 }
 
-fn add_repository(policy: &Yaml, at: &str, entries: &mut Vec<NewEntry>, faults: &mut Faults) {
-    let repository = required(policy, "repository", at, faults);
-    let issuer = required(policy, "issuer", at, faults);
+fn add_repository(policy: &Yaml, at: &str, entries: &mut Vec<NewEntry>, errors: &mut FieldErrors) {
+    let repository = required(policy, "repository", at, errors);
+    let issuer = required(policy, "issuer", at, errors);
     let subjects: Vec<&str> = list(policy, "subjects").filter_map(Yaml::as_str).collect();
     let workflows: Vec<&str> = list(policy, "workflows").filter_map(Yaml::as_str).collect();
     for (name, listed) in [("subjects", &subjects), ("workflows", &workflows)] {
         if listed.is_empty() || listed.len() != list(policy, name).count() {
-            faults.push(format!("{at}/{name}"), "is not a list of texts with at least one");
+            errors.push(format!("{at}/{name}"), "is not a list of texts with at least one");
         }
     }
     let (Some(repository), Some(issuer)) = (repository, issuer) else { return };
     for subject in &subjects {
         let Some(git_ref) = subject.strip_prefix(&format!("repo:{repository}:ref:")) else {
-            faults.push(format!("{at}/subjects"), format!("{subject:?} is not repo:{repository}:ref:…"));
+            errors.push(format!("{at}/subjects"), format!("{subject:?} is not repo:{repository}:ref:…"));
             continue;
         };
         for workflow in &workflows {
@@ -80,10 +80,10 @@ fn text<'a>(node: &'a Yaml<'a>, name: &str) -> Option<&'a str> {
     node.as_mapping_get(name)?.as_str()
 }
 
-fn required<'a>(node: &'a Yaml<'a>, name: &str, at: &str, faults: &mut Faults) -> Option<&'a str> {
+fn required<'a>(node: &'a Yaml<'a>, name: &str, at: &str, errors: &mut FieldErrors) -> Option<&'a str> {
     let value = text(node, name).filter(|value| !value.is_empty() && value.len() <= 1000);
     if value.is_none() {
-        faults.push(format!("{at}/{name}"), "is missing, or no text");
+        errors.push(format!("{at}/{name}"), "is missing, or no text");
     }
     value
 }
@@ -132,12 +132,13 @@ trusted_identities:
     }
 
     #[test]
-    fn every_fault_of_a_policy_is_listed() {
+    fn every_field_error_of_a_policy_is_listed() {
         let policy = POLICY
             .replace("signers/v1", "signers/v2")
             .replace("repo:Rethunk-AI/bakeoff:ref", "repo:Somebody/else:ref")
             .replace("identity:", "identities:");
-        let pointers: Vec<_> = entries(&policy).unwrap_err().into_iter().map(|fault| fault.pointer).collect();
+        let pointers: Vec<_> =
+            entries(&policy).unwrap_err().into_iter().map(|field_error| field_error.pointer).collect();
         assert_eq!(
             pointers,
             ["/schema_version", "/trusted_repositories/0/subjects", "/trusted_identities/0/identity", ""]

@@ -88,7 +88,7 @@ async fn what_names_no_key_is_not_found() {
 }
 
 #[tokio::test]
-async fn all_faults_come_at_once() {
+async fn all_errors_come_at_once() {
     let service = Service::start().await;
     let event = Event::sample("keys-add");
     let body = json!({ "public_key": "AAAA", "expires_at": "tomorrow", "name": "bench" });
@@ -132,7 +132,7 @@ async fn invoked_directly_it_refuses_the_same() {
         let problem = invoke(&service, &payload).await.unwrap();
         assert_eq!((&problem["status"], &problem["code"]), (&json!(422), &json!("invalid_request")));
         let errors = problem["errors"].as_array().unwrap();
-        let found: Vec<&Value> = errors.iter().map(|fault| &fault["pointer"]).collect();
+        let found: Vec<&Value> = errors.iter().map(|field_error| &field_error["pointer"]).collect();
         assert_eq!(json!(found), pointers, "{payload}");
     }
     let unknown = json!({ "revoke": { "key_id": "x" } });

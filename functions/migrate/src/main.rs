@@ -8,7 +8,7 @@ mod cloudformation;
 
 use bakeoff_core::migrate::{Applied, apply};
 use bakeoff_lambda::App;
-use bakeoff_lambda::database::tls;
+use bakeoff_lambda::tls;
 use cloudformation::{Change, Request};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ async fn migrate(app: &App) -> Result<Value, Error> {
 async fn connect_and_apply(app: &App) -> Result<Applied, Error> {
     let config = app.database_config().await?;
     if config.get_ssl_mode() == SslMode::Require {
-        let (mut client, connection) = config.connect(tls()).await?;
+        let (mut client, connection) = config.connect(tls::to_postgres()).await?;
         tokio::spawn(connection);
         Ok(apply(&mut client).await?)
     } else {

@@ -5,7 +5,7 @@
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::reap::{Reaped, reap};
+use bakeoff_core::queue::reap::{Reaped, reap};
 use bakeoff_lambda::serve::{time_left, twice};
 use bakeoff_lambda::telemetry::{Metric, publish};
 use bakeoff_lambda::{App, Refusal};

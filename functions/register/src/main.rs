@@ -6,8 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::register::{Registration, register};
-use bakeoff_lambda::app::parsed;
+use bakeoff_core::runners::register::{Registration, register};
+use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::request::RECEIVED_MAX;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 use serde_json::json;
@@ -24,7 +24,7 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 async fn answer(app: &App, request: Request) -> Result {
     let proven = app.proven_key(&request)?;
     let body = request.body()?;
-    let registration = parsed(&body, Registration::parse)?;
+    let registration = parse_body(&body, Registration::parse)?;
     let (keys, client) = tokio::try_join!(app.signing_keys(), app.database())?;
     let config = app.config();
     let registered =

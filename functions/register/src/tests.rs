@@ -126,7 +126,7 @@ async fn a_key_that_is_not_allowed_is_refused() {
 }
 
 #[tokio::test]
-async fn all_faults_come_at_once() {
+async fn all_errors_come_at_once() {
     let service = Service::start().await;
     let body = json!({
         "runner_id": "", "hostname": "a".repeat(256), "process_id": -1, "descripton": "a typo",

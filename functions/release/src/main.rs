@@ -5,8 +5,8 @@
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::release::{ReleaseRequest, release};
-use bakeoff_lambda::app::parsed;
+use bakeoff_core::queue::release::{ReleaseRequest, release};
+use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
 #[tokio::main(flavor = "current_thread")]
@@ -18,7 +18,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let run_id = request.run_id()?;
     let body = request.body()?;
-    let ended = parsed(&body, ReleaseRequest::parse)?;
+    let ended = parse_body(&body, ReleaseRequest::parse)?;
     let released = release(&client, &runner, run_id, &ended).await?;
     Ok(Reply::json(200, &released)?.caller(runner.runner_id()))
 }

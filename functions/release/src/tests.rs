@@ -37,7 +37,7 @@ async fn another_claim_is_lost_and_another_path_no_run() {
 }
 
 #[tokio::test]
-async fn all_faults_come_at_once() {
+async fn all_errors_come_at_once() {
     let (service, event) = with_claim().await;
     let body = json!({ "failure": { "code": "tired", "reason": "" }, "claimid": 1 });
     assert_eq!(

@@ -6,7 +6,7 @@
 //! and at once when a token names a key they do not know.
 
 use aws_sdk_secretsmanager::Client;
-use bakeoff_core::token::{ServiceKeys, rotated};
+use bakeoff_core::runners::token::{ServiceKeys, rotated};
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::secrets::client_from_env;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -128,7 +128,7 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bakeoff_testkit::given::key_set;
+    use bakeoff_testkit::fixture::key_set;
 
     #[test]
     fn the_sample_event_is_understood() {

@@ -9,12 +9,12 @@
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::cancel::cancel;
-use bakeoff_core::enqueue::{NewRun, enqueue};
-use bakeoff_core::listing::{self, list};
-use bakeoff_core::requeue::requeue;
-use bakeoff_core::revoke::parse_reason;
-use bakeoff_lambda::app::parsed;
+use bakeoff_core::runners::revoke::parse_reason;
+use bakeoff_core::runs::cancel::cancel;
+use bakeoff_core::runs::enqueue::{NewRun, enqueue};
+use bakeoff_core::runs::listing::{self, list};
+use bakeoff_core::runs::requeue::requeue;
+use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result, serve};
 
 #[tokio::main(flavor = "current_thread")]
@@ -26,7 +26,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let admin = app.admin(&request)?;
     let reply = match request.route().as_str() {
         "POST /api/admin/runs" => {
-            let run = parsed(&request.body()?, NewRun::parse)?.or_named(request.fresh_id());
+            let run = parse_body(&request.body()?, NewRun::parse)?.or_named(request.fresh_id());
             Reply::json(201, &enqueue(&*app.database().await?, &admin, &run).await?)
         }
         "GET /api/admin/runs" => {
@@ -38,12 +38,12 @@ async fn answer(app: &App, request: Request) -> Result {
             Reply::json(200, &page.await?)
         }
         "POST /api/admin/runs/{run_id}/cancel" => {
-            let reason = parsed(&request.body()?, parse_reason)?;
+            let reason = parse_body(&request.body()?, parse_reason)?;
             let client = app.database().await?;
             Reply::json(200, &cancel(&client, &admin, request.run_id()?, reason.as_deref()).await?)
         }
         "POST /api/admin/runs/{run_id}/requeue" => {
-            let reason = parsed(&request.body()?, parse_reason)?;
+            let reason = parse_body(&request.body()?, parse_reason)?;
             let client = app.database().await?;
             Reply::json(200, &requeue(&client, &admin, request.run_id()?, reason.as_deref()).await?)
         }

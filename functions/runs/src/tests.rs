@@ -82,7 +82,7 @@ async fn without_iam_nobody_is_an_admin() {
 }
 
 #[tokio::test]
-async fn all_faults_come_at_once() {
+async fn all_errors_come_at_once() {
     let service = Service::start().await;
     let mut body = enqueue().body_json();
     body["priority"] = json!("high");

@@ -5,7 +5,7 @@
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::status::status;
+use bakeoff_core::runs::status::status;
 use bakeoff_lambda::{App, Reply, Request, Result, serve};
 
 #[tokio::main(flavor = "current_thread")]

@@ -18,15 +18,15 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use bakeoff_attestation::{Bundle, PublicKey, TrustedRoot, verify_keyed};
-use bakeoff_core::canonical::Canonical;
-use bakeoff_core::claim::Job;
-use bakeoff_core::submit::verify_envelope;
-use bakeoff_local::event::{Received, http_event};
+use bakeoff_core::queue::claim::Job;
+use bakeoff_core::results::canonical_json::CanonicalForm;
+use bakeoff_core::results::submit::verify_envelope;
+use bakeoff_local::api_gateway::event::{Received, http_event};
+use bakeoff_local::api_gateway::route::{self, Route};
+use bakeoff_local::api_gateway::template;
+use bakeoff_local::lambda::runtime_api::{Function, Settings};
 use bakeoff_local::postgres::Cluster;
-use bakeoff_local::route::{self, Route};
-use bakeoff_local::runtime::{Function, Settings};
-use bakeoff_local::template;
-use bakeoff_testkit::given::{self, Machine, Runner};
+use bakeoff_testkit::fixture::{self, Machine, Runner};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -120,12 +120,12 @@ impl Scene {
         let registration = machine.registration();
         let runner = machine.register(&client, &registration).await;
         let result: Value = serde_json::from_slice(&file("result.json")?)?;
-        let mut run = given::run();
+        let mut run = fixture::run();
         run["run_id"] = result["run_id"].clone();
-        run["models"] = json!([given::model("llama32_1b_q4", "q4_k_m", 1.2)]);
-        run["prompts"] = json!([given::prompt("plain"), given::prompt("cot")]);
-        given::enqueued(&client, &run).await;
-        let job = given::claimed(&client, &runner).await;
+        run["models"] = json!([fixture::model("llama32_1b_q4", "q4_k_m", 1.2)]);
+        run["prompts"] = json!([fixture::prompt("plain"), fixture::prompt("cot")]);
+        fixture::enqueued(&client, &run).await;
+        let job = fixture::claimed(&client, &runner).await;
         Ok(Self { client, runner, job })
     }
 
@@ -141,7 +141,7 @@ impl Scene {
     /// The harness's envelope, signed by the runner.
     fn envelope(&self) -> Result<Form> {
         let result = String::from_utf8(file("result.json")?)?;
-        let digest = Canonical::of(result.as_bytes())?.sha256();
+        let digest = CanonicalForm::of(result.as_bytes())?.sha256();
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let signature = STANDARD.encode(self.runner.machine.key.sign(&digest).to_bytes());
         let sig = json!({
@@ -193,11 +193,11 @@ impl Scene {
 /// The function's own binary, built with this benchmark's profile.
 fn function(url: &str, folder: &Path) -> Result<Function> {
     let keys = folder.join("signing-keys.json");
-    fs::write(&keys, given::key_set([42; 32]))?;
+    fs::write(&keys, fixture::key_set([42; 32]))?;
     let environment = BTreeMap::from([
         ("DATABASE_URL".to_owned(), url.to_owned()),
         ("SIGNING_KEYS_FILE".to_owned(), keys.display().to_string()),
-        ("PUBLIC_URL".to_owned(), given::SERVICE.to_owned()),
+        ("PUBLIC_URL".to_owned(), fixture::SERVICE.to_owned()),
     ]);
     let function =
         template::Function { name: "submit".into(), timeout: Duration::from_secs(30), memory_mb: 512 };

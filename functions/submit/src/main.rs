@@ -10,9 +10,9 @@ mod tests;
 mod trusted_root;
 
 use bakeoff_core::audit::submission_refused;
-use bakeoff_core::runner::AuthenticatedRunner;
-use bakeoff_core::submit::{Accepted, Form, SubmitRequest, submit, verify_envelope};
-use bakeoff_lambda::app::parsed;
+use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, submit, verify_envelope};
+use bakeoff_core::runners::runner::AuthenticatedRunner;
+use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::telemetry::Metric;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result, serve};
 use deadpool_postgres::Object;
@@ -27,7 +27,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let run_id = request.run_id()?;
     let body = request.body()?;
-    let submitted = parsed(&body, SubmitRequest::parse)?;
+    let submitted = parse_body(&body, SubmitRequest::parse)?;
     let outcome = accept(app, &client, &runner, run_id, &submitted).await;
     if let Err(Refusal::Refused(why)) = &outcome {
         submission_refused(&client, &runner, run_id, why).await?;

@@ -1,14 +1,14 @@
 //! The `files` form: a publication bundle, exactly as manual submissions are.
 
 use crate::trusted_root::trusted_root;
-use bakeoff_attestation::publication::{Fault as BundleFault, PublicationBundle};
+use bakeoff_attestation::publication::{FieldError as BundleFault, PublicationBundle};
 use bakeoff_attestation::{Attested, Bundle, Identity, Material, PublicKey, verify_keyed, verify_keyless};
 use bakeoff_core::Error;
-use bakeoff_core::allowlist::signers;
-use bakeoff_core::canonical::Unambiguous;
-use bakeoff_core::fault::{Fault, Faults};
-use bakeoff_core::runner::AuthenticatedRunner;
-use bakeoff_core::submit::{Signer, SignerKind, VerifiedSubmission};
+use bakeoff_core::field_error::{FieldError, FieldErrors};
+use bakeoff_core::results::canonical_json::CanonicalJson;
+use bakeoff_core::results::submit::{Signer, SignerKind, VerifiedSubmission};
+use bakeoff_core::runners::allowlist::signers;
+use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::{App, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -67,10 +67,11 @@ pub(crate) async fn verify<'a>(
     };
     // The signature covers the bytes and not the canonical form: here is where a result that two parsers
     // read differently is stopped.
-    let fault = |detail: String| Error::Invalid(vec![Fault::new("/files/result.json", detail)]);
-    let text = std::str::from_utf8(files.result()).map_err(|_| fault("is not UTF-8".into()))?;
-    let result = Unambiguous::of(text).map_err(|why| fault(why.to_string()))?;
-    let repeated: Repeated = serde_json::from_str(text).map_err(|_| fault("is not an object".into()))?;
+    let field_error = |detail: String| Error::Invalid(vec![FieldError::new("/files/result.json", detail)]);
+    let text = std::str::from_utf8(files.result()).map_err(|_| field_error("is not UTF-8".into()))?;
+    let result = CanonicalJson::of(text).map_err(|why| field_error(why.to_string()))?;
+    let repeated: Repeated =
+        serde_json::from_str(text).map_err(|_| field_error("is not an object".into()))?;
     let disagreements = files.disagreements(&json!(repeated));
     if !disagreements.is_empty() {
         return Err(refused(disagreements).into());
@@ -79,7 +80,7 @@ pub(crate) async fn verify<'a>(
 }
 
 fn decoded(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {
-    let mut faults = Faults::default();
+    let mut errors = FieldErrors::default();
     let mut decoded = BTreeMap::new();
     for (name, content) in files {
         match STANDARD.decode(content) {
@@ -88,11 +89,11 @@ fn decoded(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<Str
             }
             Err(_) => {
                 let pointer = format!("/files/{}", name.replace('~', "~0").replace('/', "~1"));
-                faults.push(pointer, "is not base64");
+                errors.push(pointer, "is not base64");
             }
         }
     }
-    faults.finish(Some(decoded)).map_err(Error::Invalid)
+    errors.finish(Some(decoded)).map_err(Error::Invalid)
 }
 
 /// The allowlist's word on a certificate's identity.
@@ -137,6 +138,11 @@ fn invalid(why: &bakeoff_attestation::Refused) -> Error {
     Error::SignatureInvalid(why.to_string())
 }
 
-fn refused(faults: Vec<BundleFault>) -> Error {
-    Error::Invalid(faults.into_iter().map(|fault| Fault::new(fault.pointer, fault.detail)).collect())
+fn refused(errors: Vec<BundleFault>) -> Error {
+    Error::Invalid(
+        errors
+            .into_iter()
+            .map(|field_error| FieldError::new(field_error.pointer, field_error.detail))
+            .collect(),
+    )
 }

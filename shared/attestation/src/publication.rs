@@ -33,7 +33,7 @@ const MAX_QUOTE_CHARS: usize = 80;
 
 /// One thing wrong with a publication bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct FieldError {
     /// Where: a JSON pointer (RFC 6901) into `{"files": {name: …}}`, a manifest's members standing below
     /// its name.
     pub pointer: String,
@@ -41,7 +41,7 @@ pub struct Fault {
     pub detail: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.pointer, self.detail)
     }
@@ -59,28 +59,28 @@ impl PublicationBundle {
     ///
     /// # Errors
     /// Every fault: unknown or missing files, a manifest of another schema, hashes that do not hold.
-    pub fn parse(files: BTreeMap<String, Vec<u8>>) -> Result<Self, Vec<Fault>> {
-        let mut faults = Faults::default();
+    pub fn parse(files: BTreeMap<String, Vec<u8>>) -> Result<Self, Vec<FieldError>> {
+        let mut errors = FieldErrors::default();
         for name in files.keys().filter(|name| !KNOWN.contains(&name.as_str())) {
-            faults.add(&[name], "not a file of a publication bundle");
+            errors.add(&[name], "not a file of a publication bundle");
         }
         for name in REQUIRED.into_iter().filter(|name| !files.contains_key(*name)) {
-            faults.add(&[name], "missing");
+            errors.add(&[name], "missing");
         }
         let manifest = match files.get(MANIFEST).map(|bytes| parse_manifest(bytes)) {
             Some(Ok(manifest)) => manifest,
             Some(Err(detail)) => {
-                faults.add(&[MANIFEST], detail);
-                return Err(faults.0);
+                errors.add(&[MANIFEST], detail);
+                return Err(errors.0);
             }
-            None => return Err(faults.0),
+            None => return Err(errors.0),
         };
         if manifest.get("schema_version").is_none_or(|version| version != SCHEMA_VERSION) {
-            faults.add(&[MANIFEST, "schema_version"], format_args!("must be {SCHEMA_VERSION:?}"));
+            errors.add(&[MANIFEST, "schema_version"], format_args!("must be {SCHEMA_VERSION:?}"));
         }
-        check_listing(&manifest, &files, &mut faults);
-        check_signature_block(&manifest, &mut faults);
-        if faults.0.is_empty() { Ok(Self { files, manifest }) } else { Err(faults.0) }
+        check_listing(&manifest, &files, &mut errors);
+        check_signature_block(&manifest, &mut errors);
+        if errors.0.is_empty() { Ok(Self { files, manifest }) } else { Err(errors.0) }
     }
 
     /// The signed bytes.
@@ -107,27 +107,27 @@ impl PublicationBundle {
     /// Compared are `run_id`, `timestamp`, `config_hash`, `model_ids`, `run_status` and
     /// `model_scores_summary`. What the manifest states and the result does not is a disagreement too:
     /// nobody signed it. Only a `run_status` missing in the result is taken from its `model_scores`.
-    pub fn disagreements(&self, result: &Value) -> Vec<Fault> {
-        let mut faults = Faults::default();
-        self.compare("run_id", &result["run_id"], &mut faults);
-        self.compare("timestamp", &result["timestamp"], &mut faults);
-        self.compare("config_hash", &result["provenance"]["config_hash"], &mut faults);
-        self.compare("run_status", &run_status(result), &mut faults);
-        self.compare_model_ids(result, &mut faults);
-        self.compare_scores(result, &mut faults);
-        faults.0
+    pub fn disagreements(&self, result: &Value) -> Vec<FieldError> {
+        let mut errors = FieldErrors::default();
+        self.compare("run_id", &result["run_id"], &mut errors);
+        self.compare("timestamp", &result["timestamp"], &mut errors);
+        self.compare("config_hash", &result["provenance"]["config_hash"], &mut errors);
+        self.compare("run_status", &run_status(result), &mut errors);
+        self.compare_model_ids(result, &mut errors);
+        self.compare_scores(result, &mut errors);
+        errors.0
     }
 
     fn stated(&self, member: &str) -> &Value {
         self.manifest.get(member).unwrap_or(&Value::Null)
     }
 
-    fn compare(&self, member: &str, signed: &Value, faults: &mut Faults) {
-        compare(&[MANIFEST, member], self.stated(member), signed, faults);
+    fn compare(&self, member: &str, signed: &Value, errors: &mut FieldErrors) {
+        compare(&[MANIFEST, member], self.stated(member), signed, errors);
     }
 
     /// The ids of `config.models`, in any order.
-    fn compare_model_ids(&self, result: &Value, faults: &mut Faults) {
+    fn compare_model_ids(&self, result: &Value, errors: &mut FieldErrors) {
         let signed: Vec<Value> = result["config"]["models"]
             .as_array()
             .into_iter()
@@ -141,38 +141,38 @@ impl PublicationBundle {
         };
         let stated = self.stated("model_ids");
         if stated.as_array().is_none_or(|stated| in_order(stated) != in_order(&signed)) {
-            faults.add_difference(&[MANIFEST, "model_ids"], stated, &Value::Array(signed));
+            errors.add_difference(&[MANIFEST, "model_ids"], stated, &Value::Array(signed));
         }
     }
 
     /// Each summary repeats members of the `model_scores` entry of the same model.
-    fn compare_scores(&self, result: &Value, faults: &mut Faults) {
+    fn compare_scores(&self, result: &Value, errors: &mut FieldErrors) {
         let member = "model_scores_summary";
         let stated = self.stated(member);
         let signed = result["model_scores"].as_array().map_or(&[][..], Vec::as_slice);
         let summaries = match stated {
             Value::Null => &[][..],
             Value::Array(summaries) => summaries.as_slice(),
-            _ => return faults.add(&[MANIFEST, member], "must be a list"),
+            _ => return errors.add(&[MANIFEST, member], "must be a list"),
         };
         if summaries.len() != signed.len() {
             let detail = format!("has {} models, the signed result {}", summaries.len(), signed.len());
-            faults.add(&[MANIFEST, member], detail);
+            errors.add(&[MANIFEST, member], detail);
         }
         let mut seen = Vec::new();
         for (index, summary) in summaries.iter().enumerate() {
             let index = index.to_string();
             let scores = signed.iter().find(|scores| scores["model_id"] == summary["model_id"]);
             let (Some(scores), Some(summary)) = (scores, summary.as_object()) else {
-                faults.add(&[MANIFEST, member, &index], "the signed result has no scores of this model");
+                errors.add(&[MANIFEST, member, &index], "the signed result has no scores of this model");
                 continue;
             };
             if seen.contains(&&scores["model_id"]) {
-                faults.add(&[MANIFEST, member, &index], "a second summary of this model");
+                errors.add(&[MANIFEST, member, &index], "a second summary of this model");
             }
             seen.push(&scores["model_id"]);
             for (key, stated) in summary {
-                compare(&[MANIFEST, member, &index, key], stated, &scores[key], faults);
+                compare(&[MANIFEST, member, &index, key], stated, &scores[key], errors);
             }
         }
     }
@@ -190,34 +190,34 @@ fn parse_manifest(bytes: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 /// Every listed file is there with its hash, and every file but the manifest is listed.
-fn check_listing(manifest: &Map<String, Value>, files: &BTreeMap<String, Vec<u8>>, faults: &mut Faults) {
+fn check_listing(manifest: &Map<String, Value>, files: &BTreeMap<String, Vec<u8>>, errors: &mut FieldErrors) {
     let Some(listing) = manifest.get("files").and_then(listing) else {
         let detail = "must be {name: {\"sha256\": hex}}, {name: hex} or [{\"path\": name, \"sha256\": hex}]";
-        return faults.add(&[MANIFEST, "files"], detail);
+        return errors.add(&[MANIFEST, "files"], detail);
     };
     let mut listed = Vec::new();
     for (position, name, hash) in listing {
         let pointer = [MANIFEST, "files", &position];
         if listed.contains(&name) {
-            faults.add(&pointer, "listed twice");
+            errors.add(&pointer, "listed twice");
             continue;
         }
         listed.push(name);
         let claimed = hash.and_then(hex::decode).filter(|digest| digest.len() == 32);
         match (files.get(name).filter(|_| name != MANIFEST), claimed) {
             _ if !KNOWN.contains(&name) || name == MANIFEST => {
-                faults.add(&pointer, "not a file a manifest may list");
+                errors.add(&pointer, "not a file a manifest may list");
             }
-            (None, _) => faults.add(&pointer, "the file is missing"),
-            (_, None) => faults.add(&pointer, "the SHA-256 must be 64 hexadecimal digits"),
+            (None, _) => errors.add(&pointer, "the file is missing"),
+            (_, None) => errors.add(&pointer, "the SHA-256 must be 64 hexadecimal digits"),
             (Some(bytes), Some(claimed)) if *sha256(bytes).as_bytes() != *claimed => {
-                faults.add(&pointer, "the file has another SHA-256");
+                errors.add(&pointer, "the file has another SHA-256");
             }
             _ => {}
         }
     }
     for name in files.keys().filter(|name| *name != MANIFEST && !listed.contains(&name.as_str())) {
-        faults.add(&[name], "not listed in the manifest");
+        errors.add(&[name], "not listed in the manifest");
     }
 }
 
@@ -247,15 +247,15 @@ fn listing(files: &Value) -> Option<Vec<Listed<'_>>> {
     }
 }
 
-fn check_signature_block(manifest: &Map<String, Value>, faults: &mut Faults) {
+fn check_signature_block(manifest: &Map<String, Value>, errors: &mut FieldErrors) {
     let block = manifest.get("signature").unwrap_or(&Value::Null);
     for (member, expected) in [("kind", "sigstore-bundle"), ("path", SIGNATURE), ("signed_file", RESULT)] {
         if block[member] != expected {
-            faults.add(&[MANIFEST, "signature", member], format_args!("must be {expected:?}"));
+            errors.add(&[MANIFEST, "signature", member], format_args!("must be {expected:?}"));
         }
     }
     if !block["required"].is_boolean() {
-        faults.add(&[MANIFEST, "signature", "required"], "must be true or false");
+        errors.add(&[MANIFEST, "signature", "required"], "must be true or false");
     }
 }
 
@@ -271,7 +271,7 @@ fn run_status(result: &Value) -> Value {
     worst.map_or(Value::Null, Value::from)
 }
 
-fn compare(path: &[&str], stated: &Value, signed: &Value, faults: &mut Faults) {
+fn compare(path: &[&str], stated: &Value, signed: &Value, errors: &mut FieldErrors) {
     let agree = match (stated, signed) {
         // 1 and 1.0 are one number.
         (Value::Number(stated), Value::Number(signed)) => {
@@ -280,21 +280,21 @@ fn compare(path: &[&str], stated: &Value, signed: &Value, faults: &mut Faults) {
         _ => stated == signed,
     };
     if !agree {
-        faults.add_difference(path, stated, signed);
+        errors.add_difference(path, stated, signed);
     }
 }
 
 #[derive(Default)]
-struct Faults(Vec<Fault>);
+struct FieldErrors(Vec<FieldError>);
 
-impl Faults {
+impl FieldErrors {
     fn add(&mut self, path: &[&str], detail: impl fmt::Display) {
         let mut pointer = "/files".to_owned();
         for token in path {
             pointer.push('/');
             pointer.extend(token.replace('~', "~0").replace('/', "~1").chars().take(MAX_QUOTE_CHARS));
         }
-        self.0.push(Fault { pointer, detail: detail.to_string() });
+        self.0.push(FieldError { pointer, detail: detail.to_string() });
     }
 
     fn add_difference(&mut self, path: &[&str], stated: &Value, signed: &Value) {

@@ -8,7 +8,7 @@
 
 use std::io::{self, BufRead, BufWriter, Write};
 
-use bakeoff_core::canonical::Canonical;
+use bakeoff_core::results::canonical_json::CanonicalForm;
 
 fn main() -> io::Result<()> {
     let mut answers = BufWriter::new(io::stdout().lock());
@@ -23,7 +23,7 @@ fn answer(line: &[u8]) -> String {
         Ok(text) => text,
         Err(error) => return format!("refused: the line is not a JSON string: {error}"),
     };
-    match Canonical::of(text.as_bytes()) {
+    match CanonicalForm::of(text.as_bytes()) {
         Ok(form) => form.sha256().iter().map(|byte| format!("{byte:02x}")).collect(),
         Err(why) => format!("refused: {why}"),
     }

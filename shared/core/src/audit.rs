@@ -1,7 +1,7 @@
 //! The audit log: refusals that matter. Changes by admins write their line in their own statement.
 
 use crate::error::Error;
-use crate::runner::AuthenticatedRunner;
+use crate::runners::runner::AuthenticatedRunner;
 use serde_json::json;
 use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};

@@ -1,8 +1,8 @@
 //! Reading a request: a JSON object taken apart field by field, with every fault collected and every
 //! unknown field named, so that a caller mends a request once and a typo never passes silently.
 
-use crate::canonical::Canonical;
-use crate::fault::Faults;
+use crate::field_error::FieldErrors;
+use crate::results::canonical_json::CanonicalForm;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -46,11 +46,11 @@ pub struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// Reads `text` as an object that stands at `at` (a JSON Pointer, empty for the whole document).
-    pub fn parse(text: &'a str, at: &str, faults: &mut Faults) -> Option<Self> {
+    pub fn parse(text: &'a str, at: &str, errors: &mut FieldErrors) -> Option<Self> {
         match serde_json::from_str::<Members<'a>>(text) {
             Ok(Members(members)) => Some(Self { at: at.to_owned(), members }),
             Err(error) => {
-                faults.push(at, described(&error));
+                errors.push(at, described(&error));
                 None
             }
         }
@@ -72,45 +72,50 @@ impl<'a> Object<'a> {
     }
 
     /// Takes a field that may be absent.
-    pub fn optional<T: DeserializeOwned>(&mut self, name: &str, faults: &mut Faults) -> Option<T> {
+    pub fn optional<T: DeserializeOwned>(&mut self, name: &str, errors: &mut FieldErrors) -> Option<T> {
         let value = self.raw(name)?;
         match serde_json::from_str(value.get()) {
             Ok(value) => Some(value),
             Err(error) => {
-                faults.push(self.pointer(name), described(&error));
+                errors.push(self.pointer(name), described(&error));
                 None
             }
         }
     }
 
     /// Takes a field that must be there.
-    pub fn required<T: DeserializeOwned>(&mut self, name: &str, faults: &mut Faults) -> Option<T> {
-        self.present(name, faults).then(|| self.optional(name, faults)).flatten()
+    pub fn required<T: DeserializeOwned>(&mut self, name: &str, errors: &mut FieldErrors) -> Option<T> {
+        self.present(name, errors).then(|| self.optional(name, errors)).flatten()
     }
 
     /// Takes any JSON, if it is there, for a `jsonb` column: such a column holds no NUL.
-    pub fn json(&mut self, name: &str, faults: &mut Faults) -> Option<serde_json::Value> {
+    pub fn json(&mut self, name: &str, errors: &mut FieldErrors) -> Option<serde_json::Value> {
         let at = self.pointer(name);
         let value = self.raw(name)?;
         if value.get().contains("\\u0000") {
-            faults.push(at, "holds a NUL character");
+            errors.push(at, "holds a NUL character");
             return None;
         }
-        serde_json::from_str(value.get()).map_err(|error| faults.push(at, described(&error))).ok()
+        serde_json::from_str(value.get()).map_err(|error| errors.push(at, described(&error))).ok()
     }
 
     /// Takes a text whose length in bytes is in `length`, if it is there.
-    pub fn text(&mut self, name: &str, length: RangeInclusive<usize>, faults: &mut Faults) -> Option<String> {
-        let text: String = self.optional(name, faults)?;
+    pub fn text(
+        &mut self,
+        name: &str,
+        length: RangeInclusive<usize>,
+        errors: &mut FieldErrors,
+    ) -> Option<String> {
+        let text: String = self.optional(name, errors)?;
         if !length.contains(&text.len()) {
-            faults.push(
+            errors.push(
                 self.pointer(name),
                 format!("is {} bytes long; allowed are {} to {}", text.len(), length.start(), length.end()),
             );
             return None;
         }
         if text.contains('\0') {
-            faults.push(self.pointer(name), "holds a NUL character");
+            errors.push(self.pointer(name), "holds a NUL character");
             return None;
         }
         Some(text)
@@ -121,18 +126,23 @@ impl<'a> Object<'a> {
         &mut self,
         name: &str,
         length: RangeInclusive<usize>,
-        faults: &mut Faults,
+        errors: &mut FieldErrors,
     ) -> Option<String> {
-        self.present(name, faults).then(|| self.text(name, length, faults)).flatten()
+        self.present(name, errors).then(|| self.text(name, length, errors)).flatten()
     }
 
     /// Takes an integer within `range`, if it is there.
-    pub fn integer(&mut self, name: &str, range: RangeInclusive<i32>, faults: &mut Faults) -> Option<i32> {
-        let value: i64 = self.optional(name, faults)?;
+    pub fn integer(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<i32>,
+        errors: &mut FieldErrors,
+    ) -> Option<i32> {
+        let value: i64 = self.optional(name, errors)?;
         match i32::try_from(value) {
             Ok(value) if range.contains(&value) => Some(value),
             _ => {
-                faults.push(
+                errors.push(
                     self.pointer(name),
                     format!("is {value}; allowed are {} to {}", range.start(), range.end()),
                 );
@@ -142,32 +152,37 @@ impl<'a> Object<'a> {
     }
 
     /// Takes a field that is an object itself, if it is there.
-    pub fn object(&mut self, name: &str, faults: &mut Faults) -> Option<Object<'a>> {
+    pub fn object(&mut self, name: &str, errors: &mut FieldErrors) -> Option<Object<'a>> {
         let value = self.raw(name)?;
-        Object::parse(value.get(), &self.pointer(name), faults)
+        Object::parse(value.get(), &self.pointer(name), errors)
     }
 
     /// Takes an object that is kept as it is, of at most `max` bytes, if it is there. What two readers
     /// could read differently is refused (a name twice, at any depth), and NUL, which Postgres cannot keep.
-    pub fn free_form(&mut self, name: &str, max: usize, faults: &mut Faults) -> Option<serde_json::Value> {
+    pub fn free_form(
+        &mut self,
+        name: &str,
+        max: usize,
+        errors: &mut FieldErrors,
+    ) -> Option<serde_json::Value> {
         let text = self.raw(name)?.get();
         if !text.starts_with('{') || text.len() > max {
-            faults.push(self.pointer(name), format!("is not an object of at most {max} bytes"));
+            errors.push(self.pointer(name), format!("is not an object of at most {max} bytes"));
             return None;
         }
-        if let Err(refused) = Canonical::of(text.as_bytes()) {
-            faults.push(self.pointer(name), refused.to_string());
+        if let Err(refused) = CanonicalForm::of(text.as_bytes()) {
+            errors.push(self.pointer(name), refused.to_string());
             return None;
         }
         if text.contains("\\u0000") {
-            faults.push(self.pointer(name), "holds a NUL character");
+            errors.push(self.pointer(name), "holds a NUL character");
             return None;
         }
-        serde_json::from_str(text).map_err(|error| faults.push(self.pointer(name), described(&error))).ok()
+        serde_json::from_str(text).map_err(|error| errors.push(self.pointer(name), described(&error))).ok()
     }
 
     /// Takes a list: the pointer and the text of each element; empty where absent.
-    pub fn list(&mut self, name: &str, faults: &mut Faults) -> Vec<(String, &'a RawValue)> {
+    pub fn list(&mut self, name: &str, errors: &mut FieldErrors) -> Vec<(String, &'a RawValue)> {
         let Some(value) = self.raw(name) else { return Vec::new() };
         match serde_json::from_str::<Vec<&'a RawValue>>(value.get()) {
             Ok(values) => {
@@ -175,19 +190,19 @@ impl<'a> Object<'a> {
                 values.into_iter().enumerate().map(|(i, value)| (format!("{at}/{i}"), value)).collect()
             }
             Err(error) => {
-                faults.push(self.pointer(name), described(&error));
+                errors.push(self.pointer(name), described(&error));
                 Vec::new()
             }
         }
     }
 
     /// Whether a required field is there; notes a fault if not.
-    pub fn present(&mut self, name: &str, faults: &mut Faults) -> bool {
+    pub fn present(&mut self, name: &str, errors: &mut FieldErrors) -> bool {
         let present = self.has(name);
         if !present {
             // An explicit null is missing, but it is not unknown.
             self.members.remove(name);
-            faults.push(self.pointer(name), "is missing");
+            errors.push(self.pointer(name), "is missing");
         }
         present
     }
@@ -198,9 +213,9 @@ impl<'a> Object<'a> {
     }
 
     /// Names every field that nobody took.
-    pub fn finish(self, faults: &mut Faults) {
+    pub fn finish(self, errors: &mut FieldErrors) {
         for name in self.members.keys() {
-            faults.push(self.pointer(name), "is not a known field");
+            errors.push(self.pointer(name), "is not a known field");
         }
     }
 }

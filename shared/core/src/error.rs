@@ -4,15 +4,15 @@
 //! A refusal is a variant of its own. Whatever is not the caller's doing (the database, a row that
 //! cannot be) is [`Error::Database`] or [`Error::Internal`], whose text is logged and never sent.
 
-use crate::fault::Fault;
+use crate::field_error::FieldError;
 use time::OffsetDateTime;
 
 /// A refusal or a failure of an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The document does not fit its schema; every fault is listed.
-    #[error("the document has {} fault(s)", .0.len())]
-    Invalid(Vec<Fault>),
+    #[error("{}", invalid(.0.len()))]
+    Invalid(Vec<FieldError>),
     /// The proof of possession is malformed, or proves something else.
     #[error("the proof is refused: {0}")]
     ProofInvalid(&'static str),
@@ -81,8 +81,29 @@ pub enum Error {
     Internal(String),
 }
 
-impl From<Vec<Fault>> for Error {
-    fn from(faults: Vec<Fault>) -> Self {
-        Self::Invalid(faults)
+/// Says how many fields are invalid; the fields themselves are listed beside this text.
+fn invalid(fields: usize) -> String {
+    match fields {
+        1 => "1 field is invalid; see `errors`".to_owned(),
+        _ => format!("{fields} fields are invalid; see `errors`"),
     }
+}
+
+impl From<Vec<FieldError>> for Error {
+    fn from(errors: Vec<FieldError>) -> Self {
+        Self::Invalid(errors)
+    }
+}
+
+/// Returns an error's text followed by the text of each of its sources, separated by `: `.
+///
+/// `tokio_postgres::Error` alone prints only "db error"; the server's message is in its source.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }

@@ -1,32 +1,13 @@
 #![doc = include_str!("../README.md")]
 
-pub mod allowlist;
 pub mod audit;
-pub mod cancel;
-pub mod canonical;
-pub mod claim;
 pub mod document;
-pub mod enqueue;
-pub mod envelope;
 pub mod error;
-pub mod explain;
-pub mod fault;
-pub mod heartbeat;
-pub mod key;
-pub mod lease;
-pub mod listing;
-pub mod metrics;
+pub mod field_error;
 pub mod migrate;
-pub mod proof;
-pub mod reap;
-pub mod register;
-pub mod release;
-pub mod requeue;
-pub mod result;
-pub mod revoke;
-pub mod runner;
-pub mod status;
-pub mod submit;
-pub mod token;
+pub mod queue;
+pub mod results;
+pub mod runners;
+pub mod runs;
 
 pub use error::Error;

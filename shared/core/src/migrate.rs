@@ -14,11 +14,11 @@ mod embedded {
 /// Functions called by operations. Each file is `CREATE OR REPLACE`: code, not schema, so it has no
 /// version. A changed signature is a function of another name, or old code would break mid-deploy.
 const FUNCTIONS: &[&str] = &[
-    include_str!("claim.sql"),
-    include_str!("enqueue.sql"),
-    include_str!("heartbeat.sql"),
-    include_str!("revoke.sql"),
-    include_str!("submit.sql"),
+    include_str!("queue/claim.sql"),
+    include_str!("runs/enqueue.sql"),
+    include_str!("queue/heartbeat.sql"),
+    include_str!("runners/revoke.sql"),
+    include_str!("results/submit.sql"),
 ];
 
 /// Held while migrating, so that two processes at once apply each file once. ("bakeoff" in ASCII.)

@@ -5,7 +5,7 @@
 use bakeoff_core::Error;
 use bakeoff_core::audit::submission_refused;
 use bakeoff_testkit::Database;
-use bakeoff_testkit::given;
+use bakeoff_testkit::fixture;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 async fn nothing_in_it_can_be_changed_or_removed() {
     let database = Database::create().await;
     let client = database.client().await;
-    given::enqueued(&client, &given::run()).await;
+    fixture::enqueued(&client, &fixture::run()).await;
     for change in ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"] {
         let refused = client.batch_execute(change).await.unwrap_err();
         assert!(refused.as_db_error().unwrap().message().contains("append-only"), "{change}: {refused:?}");
@@ -26,7 +26,7 @@ async fn nothing_in_it_can_be_changed_or_removed() {
 async fn refusals_that_say_something_about_the_runner_are_noted() {
     let database = Database::create().await;
     let client = database.client().await;
-    let runner = given::runner(&client, "bench").await;
+    let runner = fixture::runner(&client, "bench").await;
     let run_id = Uuid::new_v4();
     for why in [
         Error::SignatureInvalid("sha256".to_owned()),

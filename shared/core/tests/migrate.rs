@@ -3,15 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
-use bakeoff_core::cancel::cancel;
-use bakeoff_core::listing::list;
 use bakeoff_core::migrate::apply;
-use bakeoff_core::reap::reap;
-use bakeoff_core::requeue::requeue;
-use bakeoff_core::revoke::revoke;
-use bakeoff_core::status::status;
+use bakeoff_core::queue::reap::reap;
+use bakeoff_core::runners::revoke::revoke;
+use bakeoff_core::runs::cancel::cancel;
+use bakeoff_core::runs::listing::list;
+use bakeoff_core::runs::requeue::requeue;
+use bakeoff_core::runs::status::status;
 use bakeoff_testkit::Database;
-use bakeoff_testkit::given::{self, Machine, TERMS};
+use bakeoff_testkit::fixture::{self, Machine, TERMS};
 use std::time::Duration;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -51,9 +51,9 @@ async fn two_migrations_at_once_apply_each_file_once() {
     let (a, b) = tokio::join!(apply(&mut one), apply(&mut other));
     let (a, b) = (a.unwrap().migrations, b.unwrap().migrations);
     assert!(a.is_empty() != b.is_empty(), "{a:?} {b:?}");
-    let runner = given::runner(&one, "bench").await;
-    given::enqueued(&one, &given::run()).await;
-    given::claimed(&other, &runner).await;
+    let runner = fixture::runner(&one, "bench").await;
+    fixture::enqueued(&one, &fixture::run()).await;
+    fixture::claimed(&other, &runner).await;
 }
 
 /// Another process that gave up must not keep everybody else from migrating.
@@ -126,33 +126,33 @@ async fn a_database_that_the_harness_has_used_works_as_any() {
     assert_eq!(listed.rows.len(), 6);
 
     // Both waiting rows come, the one that is due for its retry too.
-    let mut claimed = [given::claimed(&client, &runner).await, given::claimed(&client, &runner).await];
+    let mut claimed = [fixture::claimed(&client, &runner).await, fixture::claimed(&client, &runner).await];
     claimed.sort_by_key(|job| job.attempt);
     assert_eq!(claimed.each_ref().map(|job| job.attempt), [1, 3]);
     let prompts: serde_json::Value = serde_json::from_str(claimed[0].prompts.get()).unwrap();
     assert_eq!(prompts, serde_json::json!([{ "id": "plain", "prompt_id": 1 }]));
-    let result = given::result(&claimed[0]);
-    assert!(!given::submitted(&client, &runner, &claimed[0], &result).await.unwrap().late);
-    given::lapsed(&client, &claimed[1]).await;
+    let result = fixture::result(&claimed[0]);
+    assert!(!fixture::submitted(&client, &runner, &claimed[0], &result).await.unwrap().late);
+    fixture::lapsed(&client, &claimed[1]).await;
 
     // A claim of the old tools has no lease that could run out: it is left to an admin.
     let reaped = reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     assert_eq!((reaped.returned, reaped.queue.live_claims), (1, 2));
     let old = run_named(&client, "harness 3").await;
     assert_eq!(status(&client, &runner.authenticated, old).await.unwrap().status, "CLAIMED");
-    assert_eq!(cancel(&client, &given::admin(), old, None).await.unwrap().rows_cancelled, 1);
-    assert_eq!(requeue(&client, &given::admin(), old, None).await.unwrap().rows_requeued, 1);
+    assert_eq!(cancel(&client, &fixture::admin(), old, None).await.unwrap().rows_cancelled, 1);
+    assert_eq!(requeue(&client, &fixture::admin(), old, None).await.unwrap().rows_requeued, 1);
     let failed = run_named(&client, "harness 6").await;
-    assert_eq!(requeue(&client, &given::admin(), failed, None).await.unwrap().rows_requeued, 1);
+    assert_eq!(requeue(&client, &fixture::admin(), failed, None).await.unwrap().rows_requeued, 1);
     let complete = run_named(&client, "harness 5").await;
-    let refused = cancel(&client, &given::admin(), complete, None).await;
+    let refused = cancel(&client, &fixture::admin(), complete, None).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
 
     for _ in 0..3 {
-        given::claimed(&client, &runner).await;
+        fixture::claimed(&client, &runner).await;
     }
     // Three of ours, and the one that an old tool marked as in progress.
-    let revoked = revoke(&client, &given::admin(), &runner.machine.key_id(), None).await.unwrap();
+    let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
     assert_eq!(revoked.claims_returned, 4);
 }
 
@@ -172,17 +172,17 @@ async fn rows_that_the_harness_inserts_later_are_claimable_by_themselves() {
         )
         .await
         .unwrap();
-    let job = given::claimed(&client, &runner).await;
+    let job = fixture::claimed(&client, &runner).await;
     assert_eq!(job.run_id, run_named(&client, "later").await);
-    given::submitted(&client, &runner, &job, &given::result(&job)).await.unwrap();
+    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_impossible_row_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let runner = given::runner(&client, "bench").await;
-    given::enqueued(&client, &given::run()).await;
+    let runner = fixture::runner(&client, "bench").await;
+    fixture::enqueued(&client, &fixture::run()).await;
     let refuse = async |changes: &[&str]| {
         for change in changes {
             let refused = client.execute(&format!("UPDATE run_queue SET {change}"), &[]).await.unwrap_err();
@@ -202,7 +202,7 @@ async fn an_impossible_row_is_refused() {
         "max_runtime_s = 0",
     ])
     .await;
-    given::claimed(&client, &runner).await;
+    fixture::claimed(&client, &runner).await;
     refuse(&[
         "lease_expires_at = NULL",
         "claim_id = NULL",

@@ -8,15 +8,19 @@ use std::fs;
 use std::path::PathBuf;
 
 fn sources(extension: &str) -> Vec<(PathBuf, String)> {
-    let src = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-    let mut sources: Vec<(PathBuf, String)> = fs::read_dir(src)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|found| found == extension))
-        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
-        .collect();
+    let mut sources = Vec::new();
+    let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                sources.push((path.clone(), fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
     sources.sort();
-    assert!(sources.len() > 10, "the sources are where they are looked for");
+    assert!(sources.len() > 10, "the source folder holds the statements");
     sources
 }
 

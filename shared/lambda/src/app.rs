@@ -4,8 +4,8 @@ use crate::config::{Config, TrustedRootSource};
 use crate::database::Database;
 use crate::problem::Refusal;
 use crate::secrets::{Secrets, SigningKeys, read_file};
-use bakeoff_core::fault::Fault;
-use bakeoff_core::token::ServiceKeys;
+use bakeoff_core::field_error::FieldError;
+use bakeoff_core::runners::token::ServiceKeys;
 use deadpool_postgres::Object;
 use std::sync::Arc;
 
@@ -75,12 +75,12 @@ impl App {
 
 /// Reads a body with one of the core's parsers. What is not JSON at all is another problem than JSON of
 /// another shape.
-pub fn parsed<'a, T>(
+pub fn parse_body<'a, T>(
     body: &'a str,
-    parse: impl FnOnce(&'a str) -> Result<T, Vec<Fault>>,
+    parse: impl FnOnce(&'a str) -> Result<T, Vec<FieldError>>,
 ) -> Result<T, Refusal> {
-    parse(body).map_err(|faults| match serde_json::from_str::<serde::de::IgnoredAny>(body) {
+    parse(body).map_err(|errors| match serde_json::from_str::<serde::de::IgnoredAny>(body) {
         Err(error) => Refusal::Malformed(format!("the body is not JSON: {error}")),
-        Ok(_) => Refusal::Refused(faults.into()),
+        Ok(_) => Refusal::Refused(errors.into()),
     })
 }

@@ -4,8 +4,8 @@ use crate::app::App;
 use crate::problem::Refusal;
 use crate::request::Request;
 use bakeoff_core::Error;
-use bakeoff_core::proof::ProvenKey;
-use bakeoff_core::runner::{Admin, AuthenticatedRunner};
+use bakeoff_core::runners::proof::ProvenKey;
+use bakeoff_core::runners::runner::{Admin, AuthenticatedRunner};
 use deadpool_postgres::Object;
 
 impl App {

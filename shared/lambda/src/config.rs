@@ -1,6 +1,6 @@
 //! What the environment says. Read once, at start; a mistake stops the function before its first request.
 
-use bakeoff_core::lease::LeaseTerms;
+use bakeoff_core::queue::lease::LeaseTerms;
 use std::fmt;
 use std::str::FromStr;
 use time::Duration;

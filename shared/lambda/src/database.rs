@@ -2,27 +2,18 @@
 
 use crate::config::DatabaseSource;
 use crate::secrets::{DatabaseCredentials, Secrets};
+use crate::tls;
 use bakeoff_core::Error;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as _;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{Config, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Who signs the certificates of RDS instances.
-const RDS_ROOTS: &str = include_str!("../roots/rds.pem");
-/// Who signs the certificates of RDS Proxy, and of AWS's other endpoints.
-pub const AMAZON_ROOTS: &str = include_str!("../roots/amazon-trust-services.pem");
 
 /// Postgres, connected to at the first use.
 #[derive(Debug)]
@@ -92,7 +83,7 @@ impl Database {
 fn connected_with(config: Config) -> Result<Pool, Error> {
     let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = if config.get_ssl_mode() == SslMode::Require {
-        Manager::from_config(config, tls(), recycle)
+        Manager::from_config(config, tls::to_postgres(), recycle)
     } else {
         Manager::from_config(config, NoTls, recycle)
     };
@@ -102,26 +93,6 @@ fn connected_with(config: Config) -> Result<Pool, Error> {
         .timeouts(Timeouts { wait: Some(CONNECT_TIMEOUT), create: Some(CONNECT_TIMEOUT), recycle: None })
         .build()
         .map_err(|error| Error::Internal(format!("the pool: {error}")))
-}
-
-/// TLS with full verification, chain and host name, against the roots that Amazon signs with: nobody
-/// else may vouch for the database.
-pub fn tls() -> MakeRustlsConnect {
-    MakeRustlsConnect::new(tls_config(&[RDS_ROOTS, AMAZON_ROOTS]))
-}
-
-/// A TLS client that trusts these roots, each a PEM file, and no others.
-pub fn tls_config(roots: &[&str]) -> ClientConfig {
-    let mut trusted = RootCertStore::empty();
-    for pem in roots {
-        trusted.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap_or_else(|error| unreachable!("the provider supports TLS 1.2 and 1.3: {error}"))
-        .with_root_certificates(trusted)
-        .with_no_client_auth()
 }
 
 /// Why there is no connection.
@@ -168,21 +139,4 @@ fn is_of_the_socket(error: &tokio_postgres::Error) -> bool {
         .and_then(|source| source.downcast_ref::<std::io::Error>())
         // What the driver says when it cannot encode a value.
         .is_some_and(|error| error.kind() != std::io::ErrorKind::InvalidInput)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_embedded_root_is_one_that_rustls_can_use() {
-        for pem in [RDS_ROOTS, AMAZON_ROOTS] {
-            let certificates: Vec<_> =
-                CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();
-            assert_eq!(certificates.len(), pem.matches("BEGIN CERTIFICATE").count());
-            let (added, ignored) = RootCertStore::empty().add_parsable_certificates(certificates);
-            assert!(added > 0);
-            assert_eq!(ignored, 0);
-        }
-    }
 }

@@ -3,7 +3,7 @@
 //! For the few calls a function makes (a secret now and then, one answer to CloudFormation) this is all it
 //! takes; the SDK's own client brings HTTP/2, proxies and the system's certificates into every binary.
 
-use crate::database::{AMAZON_ROOTS, tls_config};
+use crate::tls::{AMAZON_ROOTS, client_config};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -43,7 +43,7 @@ pub async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, SendError>
     let connect = TcpStream::connect((host.trim_matches(['[', ']']), port));
     if encrypted {
         let stream = timeout(CONNECT_TIMEOUT, async {
-            let tls = TlsConnector::from(Arc::new(tls_config(&[AMAZON_ROOTS])));
+            let tls = TlsConnector::from(Arc::new(client_config(&[AMAZON_ROOTS])));
             Ok::<_, SendError>(tls.connect(host.clone().try_into()?, connect.await?).await?)
         });
         send_over(stream.await??, request).await

@@ -11,6 +11,7 @@ pub mod response;
 pub mod secrets;
 pub mod serve;
 pub mod telemetry;
+pub mod tls;
 
 pub use app::App;
 pub use problem::Refusal;

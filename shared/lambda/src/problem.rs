@@ -5,6 +5,7 @@ use crate::database::{Unreachable, is_momentary, is_worth_another_try};
 use crate::response::Reply;
 use crate::telemetry::Metric;
 use bakeoff_core::Error;
+use bakeoff_core::error::error_chain;
 use serde_json::{Map, Value, json};
 use std::hash::{BuildHasher, RandomState};
 use time::format_description::well_known::Rfc3339;
@@ -118,7 +119,7 @@ impl Refusal {
     pub fn into_reply(self) -> Reply {
         let Problem { status, code, title } = self.problem();
         if status >= 500 {
-            tracing::error!(code, cause = %causes(&self), "failed");
+            tracing::error!(code, cause = %error_chain(&self), "failed");
         }
         let mut problem = Map::new();
         problem.insert("type".into(), json!(format!("urn:bakeoff:problem:{code}")));
@@ -143,7 +144,7 @@ impl Refusal {
         .metric(Metric::count("Refusals").by("Code", code));
         match status {
             401 => reply = reply.header("www-authenticate", challenge),
-            429 | 503 => reply = reply.header("retry-after", jittered(2, 6)),
+            429 | 503 => reply = reply.header("retry-after", jittered_retry_after(2, 6)),
             _ => {}
         }
         reply
@@ -165,8 +166,8 @@ impl Refusal {
     /// What a particular problem says besides.
     fn add_members(&self, problem: &mut Map<String, Value>) {
         match self {
-            Self::Refused(Error::Invalid(faults)) => {
-                problem.insert("errors".into(), json!(faults));
+            Self::Refused(Error::Invalid(errors)) => {
+                problem.insert("errors".into(), json!(errors));
             }
             Self::Refused(Error::ProofStale { server_time }) => {
                 problem.insert("server_time".into(), json!(server_time.format(&Rfc3339).unwrap_or_default()));
@@ -188,17 +189,6 @@ const INTERNAL: (u16, &str, &str) = (500, "internal", "The service failed");
 
 /// A delay in seconds between `from` and `to`, inclusive, so that callers do not come back all at once.
 /// Jittered last: a cap after the jitter would take it away again.
-pub fn jittered(from: u64, to: u64) -> u64 {
+pub fn jittered_retry_after(from: u64, to: u64) -> u64 {
     from + RandomState::new().hash_one(()) % (to - from + 1)
-}
-
-/// An error and everything that caused it.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

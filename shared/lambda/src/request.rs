@@ -1,7 +1,7 @@
 //! A request, as a handler sees it.
 
 use crate::problem::Refusal;
-use bakeoff_core::fault::Fault;
+use bakeoff_core::field_error::FieldError;
 use flate2::read::MultiGzDecoder;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayRequestAuthorizerIamDescription;
 use lambda_http::request::RequestContext;
@@ -76,8 +76,8 @@ impl Request {
 
     /// The query's `limit`, if it has one.
     pub fn limit(&self) -> Result<Option<i32>, Refusal> {
-        let fault = |_| vec![Fault::new("/limit", "is not a whole number")];
-        let limit = self.query("limit").map(|limit| limit.parse().map_err(fault)).transpose();
+        let field_error = |_| vec![FieldError::new("/limit", "is not a whole number")];
+        let limit = self.query("limit").map(|limit| limit.parse().map_err(field_error)).transpose();
         Ok(limit.map_err(bakeoff_core::Error::Invalid)?)
     }
 

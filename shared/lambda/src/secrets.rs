@@ -2,11 +2,11 @@
 
 use crate::config::SigningKeysSource;
 use crate::https::Sender;
-use crate::problem::causes;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Config, Credentials, Region};
 use bakeoff_core::Error;
-use bakeoff_core::token::ServiceKeys;
+use bakeoff_core::error::error_chain;
+use bakeoff_core::runners::token::ServiceKeys;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Secrets {
             .await
             .map_err(|_| Error::Internal(format!("reading {secret}: no answer")))?
             // The service's error names the secret and the reason, never the value.
-            .map_err(|error| Error::Internal(format!("reading {secret}: {}", causes(&error))))?;
+            .map_err(|error| Error::Internal(format!("reading {secret}: {}", error_chain(&error))))?;
         value.secret_string.ok_or_else(|| Error::Internal(format!("{secret} holds no text")))
     }
 }

@@ -6,7 +6,7 @@ use bakeoff_lambda::config::Config;
 use bakeoff_lambda::database::Database;
 use bakeoff_lambda::{App, Refusal, Request};
 use bakeoff_testkit::event::Event;
-use bakeoff_testkit::given::key_set;
+use bakeoff_testkit::fixture::key_set;
 use bakeoff_testkit::secrets::{Answer, answering};
 use serde_json::{Value, json};
 use std::io::Write;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
-use bakeoff_core::fault::Fault;
+use bakeoff_core::field_error::FieldError;
 use bakeoff_lambda::Refusal;
 use bakeoff_lambda::database::Unreachable;
 use bakeoff_testkit::event::Service;
@@ -54,7 +54,7 @@ fn name(refusal: &Refusal) -> &'static str {
 /// One of each, but for the database's errors.
 fn refusals() -> Vec<Refusal> {
     let errors = [
-        Error::Invalid(vec![Fault::new("/claim_id", "is missing")]),
+        Error::Invalid(vec![FieldError::new("/claim_id", "is missing")]),
         Error::ProofInvalid("it was made for another request"),
         Error::ProofStale { server_time: OffsetDateTime::UNIX_EPOCH },
         Error::ProofReplayed,
@@ -147,6 +147,7 @@ fn a_problem_says_what_its_receiver_needs() {
     assert_eq!(member(stale.into(), "server_time"), "1970-01-01T00:00:00Z");
     let mismatch = Error::RunMismatch { signed: "another".into() };
     assert_eq!(member(mismatch.into(), "signed_run_id"), "another");
-    let faults = Error::Invalid(vec![Fault::new("/a", "is missing"), Fault::new("/b", "is missing")]);
-    assert_eq!(member(faults.into(), "errors").as_array().unwrap().len(), 2);
+    let errors =
+        Error::Invalid(vec![FieldError::new("/a", "is missing"), FieldError::new("/b", "is missing")]);
+    assert_eq!(member(errors.into(), "errors").as_array().unwrap().len(), 2);
 }

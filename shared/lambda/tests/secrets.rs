@@ -7,7 +7,7 @@ use bakeoff_lambda::database::Database;
 use bakeoff_lambda::secrets::{Secrets, SigningKeys, client_from_env};
 use bakeoff_lambda::{App, Reply, Request};
 use bakeoff_testkit::event::{Event, serve};
-use bakeoff_testkit::given::key_set;
+use bakeoff_testkit::fixture::key_set;
 use bakeoff_testkit::secrets::{Answer, answering, requests, silent};
 use serde_json::json;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn signing_keys() -> SigningKeys {
 }
 
 /// Which of two sets it is.
-fn first_kid(keys: &bakeoff_core::token::ServiceKeys) -> String {
+fn first_kid(keys: &bakeoff_core::runners::token::ServiceKeys) -> String {
     keys.public().next().unwrap().kid().to_owned()
 }
 

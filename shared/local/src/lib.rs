@@ -6,24 +6,17 @@
 //!            IAM as SigV4
 //! ```
 //!
-//! [`stack`] puts it together, [`demo`] plays a runner's day on it, [`cold_start`] and [`claim_depth`]
-//! measure it, [`command_line`] is what can be typed. The tests of other crates use [`postgres`] alone.
+//! [`stack`] puts it together, [`demo`] plays a runner's day on it, [`measure`] times it, [`command_line`] is what can be typed. The tests of other crates use [`postgres`] alone.
 
-pub mod build;
-pub mod claim_depth;
-pub mod cold_start;
+pub mod api_gateway;
 pub mod command_line;
 pub mod demo;
 pub mod error;
-pub mod event;
-pub mod front;
-pub mod keys;
+pub mod lambda;
+pub mod measure;
 pub mod postgres;
-pub mod route;
-pub mod runtime;
-pub mod sigv4;
+pub mod signing_keys;
 pub mod stack;
-pub mod template;
 pub mod workspace;
 
 pub use error::Error;

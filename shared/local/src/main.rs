@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bakeoff_local::command_line::{self, Command, HELP};
 use bakeoff_local::error::{Error, Result};
+use bakeoff_local::measure::{claim_depth, cold_start};
 use bakeoff_local::stack::{Options, Stack};
-use bakeoff_local::{claim_depth, cold_start, demo, postgres};
+use bakeoff_local::{demo, postgres};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bakeoff_core::error::error_chain;
 use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -13,15 +14,16 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_postgres::NoTls;
 
+use crate::api_gateway::ApiGateway;
+use crate::api_gateway::event::scheduled_event;
+use crate::api_gateway::route::Route;
+use crate::api_gateway::sigv4::Credentials;
+use crate::api_gateway::template::{self, Template};
 use crate::error::{Error, Result, While};
-use crate::event::scheduled_event;
-use crate::front::Front;
+use crate::lambda::build;
+use crate::lambda::runtime_api::{Function, Settings};
 use crate::postgres::Cluster;
-use crate::route::Route;
-use crate::runtime::{Function, Settings};
-use crate::sigv4::Credentials;
-use crate::template::{self, Template};
-use crate::{build, keys, workspace};
+use crate::{signing_keys, workspace};
 
 /// The function that the template's schedule invokes.
 const REAPER: &str = "reaper";
@@ -94,7 +96,7 @@ impl Stack {
         let database_url = database(options, &folder, &mut tasks).await?;
         migrate(&database_url).await?;
         let keys_file = folder.join("signing-keys.json");
-        keys::write_signing_keys(&keys_file)?;
+        signing_keys::write_signing_keys(&keys_file)?;
         let environment = environment(options, &url, &database_url, &keys_file)?;
 
         let functions: HashMap<String, Arc<Function>> = wanted
@@ -112,7 +114,7 @@ impl Stack {
             })
             .collect();
         tasks.spawn(reap(Arc::clone(&functions[REAPER]), options.reap_every));
-        let front = Front::new(template.routes.clone(), functions.clone(), Credentials::local());
+        let front = ApiGateway::new(template.routes.clone(), functions.clone(), Credentials::local());
         tasks.spawn(Arc::new(front).serve(listener));
         Ok(Self { url, database_url, folder, routes: template.routes, functions, tasks })
     }
@@ -227,18 +229,7 @@ async fn migrate(database_url: &str) -> Result<()> {
     let _ = connection.await;
     applied
         .map(drop)
-        .map_err(|error| Error::Failed(format!("the migrations do not apply: {}", chain(&error))))
-}
-
-/// An error and its causes; those of Postgres say nothing without.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
+        .map_err(|error| Error::Failed(format!("the migrations do not apply: {}", error_chain(&error))))
 }
 
 fn environment(

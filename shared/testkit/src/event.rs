@@ -3,14 +3,14 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::given::key_set;
-use bakeoff_core::allowlist::{self, NewEntry};
-use bakeoff_core::cancel::cancel;
-use bakeoff_core::claim::{ClaimRequest, claim};
-use bakeoff_core::enqueue::{Enqueued, NewRun, enqueue};
-use bakeoff_core::proof::ProvenKey;
-use bakeoff_core::register::{Registration, register};
-use bakeoff_core::runner::Admin;
+use crate::fixture::key_set;
+use bakeoff_core::queue::claim::{ClaimRequest, claim};
+use bakeoff_core::runners::allowlist::{self, NewEntry};
+use bakeoff_core::runners::proof::ProvenKey;
+use bakeoff_core::runners::register::{Registration, register};
+use bakeoff_core::runners::runner::Admin;
+use bakeoff_core::runs::cancel::cancel;
+use bakeoff_core::runs::enqueue::{Enqueued, NewRun, enqueue};
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::serve::respond;
 use bakeoff_lambda::{App, Request};
@@ -222,12 +222,12 @@ impl Answer {
     /// When it is no such refusal.
     #[track_caller]
     pub fn pointers(&self) -> Vec<&str> {
-        let errors = self.problem(422, "invalid_request")["errors"].as_array().expect("a list of faults");
+        let errors = self.problem(422, "invalid_request")["errors"].as_array().expect("a list of errors");
         errors
             .iter()
-            .map(|fault| {
-                assert!(fault["detail"].as_str().is_some_and(|text| !text.is_empty()), "{fault}");
-                fault["pointer"].as_str().expect("a pointer")
+            .map(|field_error| {
+                assert!(field_error["detail"].as_str().is_some_and(|text| !text.is_empty()), "{field_error}");
+                field_error["pointer"].as_str().expect("a pointer")
             })
             .collect()
     }

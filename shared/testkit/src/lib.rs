@@ -3,7 +3,7 @@
 
 mod database;
 pub mod event;
-pub mod given;
+pub mod fixture;
 pub mod secrets;
 
 pub use database::Database;

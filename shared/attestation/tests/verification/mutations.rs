@@ -44,17 +44,19 @@ fn assert_refused(case: &Case, mutant: &Value, what: &str, harmless: bool) {
 
 /// JSON pointers of everything below a value.
 fn pointers(value: &Value) -> Vec<String> {
-    let below = |token: String, member: &Value| {
+    let pointers_under = |token: String, member: &Value| {
         let inner = pointers(member).into_iter().map(|inner| format!("/{token}{inner}")).collect::<Vec<_>>();
         std::iter::once(format!("/{token}")).chain(inner).collect::<Vec<_>>()
     };
     match value {
         Value::Object(members) => {
-            members.iter().flat_map(|(key, member)| below(key.clone(), member)).collect()
+            members.iter().flat_map(|(key, member)| pointers_under(key.clone(), member)).collect()
         }
-        Value::Array(items) => {
-            items.iter().enumerate().flat_map(|(index, item)| below(index.to_string(), item)).collect()
-        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .flat_map(|(index, item)| pointers_under(index.to_string(), item))
+            .collect(),
         _ => Vec::new(),
     }
 }

@@ -32,8 +32,8 @@ fn result(bundle: &PublicationBundle) -> Value {
 }
 
 fn pointers(files: Files) -> Vec<String> {
-    let faults = PublicationBundle::parse(files).unwrap_err();
-    faults.into_iter().map(|fault| fault.pointer).collect()
+    let errors = PublicationBundle::parse(files).unwrap_err();
+    errors.into_iter().map(|field_error| field_error.pointer).collect()
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn every_changed_file_is_refused() {
 }
 
 #[test]
-fn all_faults_come_at_once() {
+fn all_errors_come_at_once() {
     let mut files = files(NAMES[0]);
     let mut manifest = manifest(&files);
     files.insert("../../etc/passwd".to_owned(), Vec::new());
@@ -174,7 +174,7 @@ fn each_disagreement_with_the_signed_result_is_told() {
         manifest[member] = value;
         let bundle = PublicationBundle::parse(with_manifest(files, &manifest)).unwrap();
         let found = bundle.disagreements(&result(&bundle));
-        let found: Vec<_> = found.iter().map(|fault| fault.pointer.as_str()).collect();
+        let found: Vec<_> = found.iter().map(|field_error| field_error.pointer.as_str()).collect();
         assert_eq!(found, [format!("/files/manifest.json{pointer}")]);
     }
 }
@@ -186,7 +186,8 @@ fn a_status_the_result_leaves_out_is_that_of_its_worst_model() {
     result.as_object_mut().unwrap().remove("run_status");
     assert_eq!(bundle.disagreements(&result), []);
     result["model_scores"][0]["status"] = "incomplete".into();
-    let found: Vec<_> = bundle.disagreements(&result).into_iter().map(|fault| fault.pointer).collect();
+    let found: Vec<_> =
+        bundle.disagreements(&result).into_iter().map(|field_error| field_error.pointer).collect();
     let expected = ["/files/manifest.json/run_status", "/files/manifest.json/model_scores_summary/0/status"];
     assert_eq!(found, expected);
 }

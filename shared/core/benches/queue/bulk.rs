@@ -4,9 +4,9 @@ use crate::connection::{Connection, Operation, connect};
 use crate::mix::{Mix, load};
 use crate::report::{Bound, Goal};
 use crate::sample::{Sample, take_turns};
-use bakeoff_core::reap::reap;
+use bakeoff_core::queue::reap::reap;
 use bakeoff_local::postgres::with_database;
-use bakeoff_testkit::given::TERMS;
+use bakeoff_testkit::fixture::TERMS;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 

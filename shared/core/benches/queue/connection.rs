@@ -1,9 +1,9 @@
 //! A runner on its connection, and what it does.
 
 use crate::mix::Lanes;
-use bakeoff_core::claim::{ClaimRequest, Job, claim};
-use bakeoff_core::heartbeat::{HeartbeatRequest, heartbeat};
-use bakeoff_testkit::given::{self, Runner, TERMS};
+use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
+use bakeoff_core::queue::heartbeat::{HeartbeatRequest, heartbeat};
+use bakeoff_testkit::fixture::{self, Runner, TERMS};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
@@ -67,7 +67,7 @@ impl Connection {
         let client = connect(url).await;
         let (vram_gb, quantizations) = lanes.capabilities(&client).await;
         let names: Vec<&str> = quantizations.iter().map(String::as_str).collect();
-        let runner = given::runner_with(&client, &format!("bench-{number}"), vram_gb, &names).await;
+        let runner = fixture::runner_with(&client, &format!("bench-{number}"), vram_gb, &names).await;
         Self { client, runner, number, vram_gb, quantizations, live: None }
     }
 
@@ -94,8 +94,8 @@ impl Connection {
 
     async fn cycle(&self) -> bool {
         let Some(job) = self.claim().await else { return false };
-        let result = given::result(&job);
-        given::submitted(&self.client, &self.runner, &job, &result).await.expect("the result is accepted");
+        let result = fixture::result(&job);
+        fixture::submitted(&self.client, &self.runner, &job, &result).await.expect("the result is accepted");
         true
     }
 

@@ -1,6 +1,6 @@
 //! What stands in the queue.
 
-use bakeoff_testkit::given;
+use bakeoff_testkit::fixture;
 use std::time::Instant;
 use tokio_postgres::Client;
 
@@ -152,7 +152,7 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
     client
         .batch_execute(
             "TRUNCATE runs, run_queue, queue_jobs, past_claims, submissions, submission_files CASCADE;
-             DELETE FROM queue_marks;
+             DELETE FROM claim_cursors;
              SET session_replication_role = replica;
              DELETE FROM queue_lanes WHERE lane_id <> 0;
              SET session_replication_role = DEFAULT;",
@@ -160,7 +160,7 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
         .await
         .expect("the queue is emptied");
     load_lanes(client, mix.lanes()).await;
-    let job = given::enqueued(client, &given::run()).await.rows[0].queue_id;
+    let job = fixture::enqueued(client, &fixture::run()).await.rows[0].queue_id;
     let ahead = mix.ahead(depth);
     let claimable = if mix == Mix::Sparse { depth } else { (depth - ahead).max(CLAIMABLE_MIN) };
     let total = mix.completed() + ahead + claimable;

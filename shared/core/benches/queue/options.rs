@@ -59,7 +59,8 @@ impl Options {
                 other => return Err(other.unexpected()),
             }
         }
-        let or = |given: Vec<i64>, default: &[i64]| if given.is_empty() { default.to_vec() } else { given };
+        let or =
+            |depths: Vec<i64>, default: &[i64]| if depths.is_empty() { default.to_vec() } else { depths };
         Ok(Some(Self {
             mixes: match (mixes.is_empty(), full) {
                 (false, _) => mixes,

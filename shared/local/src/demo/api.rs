@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::api_gateway::sigv4::{Credentials, sign};
 use crate::error::{Error, Result};
-use crate::keys::public_jwk;
-use crate::sigv4::{Credentials, sign};
+use crate::signing_keys::public_jwk;
 
 /// The route of registration.
 pub(crate) const REGISTER: &str = "/api/runners/register";

@@ -1,0 +1,146 @@
+//! A claim: the best job that the runner can serve, for as long as it keeps its lease.
+//! What happens is in `claim.sql`.
+
+use crate::document::Object;
+use crate::error::Error;
+use crate::field_error::{FieldError, FieldErrors};
+use crate::queue::lease::LeaseTerms;
+use crate::runners::runner::{AuthenticatedRunner, Capabilities};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use tokio_postgres::types::{Json, Type};
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+const CLAIM: &str = "SELECT * FROM queue_claim($1, $2, $3, $4, $5, $6)";
+
+/// A request for a job.
+#[derive(Clone, Debug, Default)]
+pub struct ClaimRequest {
+    /// Fencing token and idempotency key in one, made by the runner: sent again, it returns the same
+    /// live claim.
+    pub claim_id: Option<Uuid>,
+    /// What the runner can do now; absent: as registered.
+    pub capabilities: Option<Capabilities>,
+}
+
+/// A claimed job, as it goes to the runner.
+#[derive(Clone, Debug, Serialize)]
+pub struct Job {
+    /// The run: the result must be signed for it.
+    pub run_id: Uuid,
+    /// The row of the queue.
+    pub queue_id: Uuid,
+    /// Names the claim in everything that follows.
+    pub claim_id: Uuid,
+    /// Which try this is, from 1.
+    pub attempt: i32,
+    /// How often a failed attempt is tried again.
+    pub max_attempts: i32,
+    /// Lower comes first.
+    pub priority: i32,
+    /// When the claim lapses unless a heartbeat comes.
+    #[serde(with = "time::serde::rfc3339")]
+    pub lease_expires_at: OffsetDateTime,
+    /// How often to send one.
+    pub heartbeat_interval_s: i32,
+    /// The database's time.
+    #[serde(with = "time::serde::rfc3339")]
+    pub server_time: OffsetDateTime,
+    /// The first model in full; null for a row that names none.
+    pub model: Option<Box<RawValue>>,
+    /// The models by the ids that config and records use.
+    pub models: Box<RawValue>,
+    /// The prompts by the ids that config and records use.
+    pub prompts: Box<RawValue>,
+    /// As enqueued.
+    pub tasks: Box<RawValue>,
+    /// As enqueued.
+    pub config: Box<RawValue>,
+    /// Quantizations of the runner that the database does not know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown_quantizations: Vec<String>,
+}
+
+impl ClaimRequest {
+    /// Reads the request's body; every fault is listed.
+    pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
+        let mut errors = FieldErrors::default();
+        let request = Object::parse(body, "", &mut errors).map(|mut object| {
+            let claim_id = object.optional("claim_id", &mut errors);
+            let capabilities = object
+                .object("capabilities", &mut errors)
+                .and_then(|inner| Capabilities::read(inner, &mut errors));
+            object.finish(&mut errors);
+            Self { claim_id, capabilities }
+        });
+        errors.finish(request)
+    }
+}
+
+/// Claims the best job that the runner can serve: lowest priority, then oldest. `None` when there is
+/// none.
+///
+/// Refused: [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] when the claim id was used before and is not
+/// live, [`Error::ClaimIdTaken`] when it is another runner's.
+pub async fn claim(
+    client: &Client,
+    runner: &AuthenticatedRunner,
+    terms: LeaseTerms,
+    request: &ClaimRequest,
+) -> Result<Option<Job>, Error> {
+    let capabilities = request.capabilities.as_ref();
+    let row = client
+        .query_typed_one(
+            CLAIM,
+            &[
+                (&runner.runner_id(), Type::TEXT),
+                (&runner.key().key_id().as_str(), Type::TEXT),
+                (&request.claim_id, Type::UUID),
+                (&capabilities.map(|c| c.vram_gb), Type::FLOAT8),
+                (&capabilities.map(|c| &c.quantizations), Type::TEXT_ARRAY),
+                (&terms.ttl_s, Type::INT4),
+            ],
+        )
+        .await?;
+    match row.get("outcome") {
+        "claimed" => Ok(Some(Job::from_row(&row, terms)?)),
+        "empty" => Ok(None),
+        "key_not_allowed" => Err(Error::KeyNotAllowed),
+        "claim_lost" => Err(Error::ClaimLost),
+        "claim_id_taken" => Err(Error::ClaimIdTaken),
+        other => Err(Error::Internal(format!("queue_claim answered {other:?}"))),
+    }
+}
+
+impl Job {
+    fn from_row(row: &Row, terms: LeaseTerms) -> Result<Self, Error> {
+        Ok(Self {
+            run_id: row.try_get("run_id")?,
+            queue_id: row.try_get("queue_id")?,
+            claim_id: row.try_get("claim_id")?,
+            attempt: row.try_get("attempt")?,
+            max_attempts: row.try_get("max_attempts")?,
+            priority: row.try_get("priority")?,
+            lease_expires_at: row.try_get("lease_expires_at")?,
+            heartbeat_interval_s: terms.heartbeat_interval_s,
+            server_time: row.try_get("server_time")?,
+            model: received(row, "model")?,
+            models: required(row, "models")?,
+            prompts: required(row, "prompts")?,
+            tasks: required(row, "tasks")?,
+            config: required(row, "config")?,
+            unknown_quantizations: row.try_get("unknown_quantizations")?,
+        })
+    }
+}
+
+fn received(row: &Row, column: &str) -> Result<Option<Box<RawValue>>, Error> {
+    let value: Option<Json<Box<RawValue>>> = row.try_get(column)?;
+    Ok(value.map(|Json(value)| value).filter(|value| value.get() != "null"))
+}
+
+fn required(row: &Row, column: &str) -> Result<Box<RawValue>, Error> {
+    received(row, column)?.ok_or_else(|| Error::Internal(format!("a claimed row without {column}")))
+}

@@ -1,0 +1,284 @@
+//! What the harness reports of a run, read into a form that can be relied on.
+//!
+//! A result says its scores twice: in the records, cell by cell, and in `model_scores` and
+//! `run_status`. The records count. Scores and status are computed from them again, and a result that
+//! disagrees with itself is refused.
+//!
+//! Members the harness adds in future are let through: only what is used here is checked. `null` and
+//! an absent member mean the same.
+
+mod hardware;
+mod members;
+mod outcome;
+mod records;
+mod scores;
+
+pub use hardware::{GpuHardware, Hardware, SystemHardware, SystemSoftware};
+pub use outcome::{FailureCode, RunStatus};
+pub(crate) use records::{Cell, Record};
+pub use scores::ModelScore;
+pub(crate) use scores::dominant;
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+
+use crate::field_error::{FieldError, FieldErrors, quoted};
+use crate::results::canonical_json::CanonicalJson;
+
+use hardware::read_hardware;
+use members::{At, Raw, each, object, required_object, required_text, status};
+use records::read_records;
+use scores::{compare_scores, differs, read_model_scores, score_models};
+
+/// A valid result of one run. Only [`RunResult::parse`] and [`RunResult::read`] make one.
+#[derive(Debug)]
+pub struct RunResult {
+    run_id: String,
+    git_sha: String,
+    config_hash: String,
+    model_ids: Vec<String>,
+    prompt_ids: Vec<String>,
+    task_count: usize,
+    hardware: Hardware,
+    records: Vec<Record>,
+    scores: Vec<ModelScore>,
+    status: RunStatus,
+}
+
+impl RunResult {
+    /// Reads a result, the JSON text that was signed.
+    ///
+    /// # Errors
+    ///
+    /// Everything that does not fit, with RFC 6901 pointers into the result; at most
+    /// [`FieldErrors::LIMIT`] faults and the number of the others. A text with no canonical form (see
+    /// [`crate::results::canonical_json`]: duplicate keys, lone surrogates and the like) is one fault.
+    pub fn parse(text: &str) -> Result<Self, Vec<FieldError>> {
+        Self::read(CanonicalJson::of(text).map_err(|why| vec![FieldError::new("", why.to_string())])?)
+    }
+
+    /// The same for a text that is known to have a canonical form.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunResult::parse`].
+    pub fn read(text: CanonicalJson<'_>) -> Result<Self, Vec<FieldError>> {
+        let mut errors = FieldErrors::default();
+        match read_result(text.as_str(), &mut errors) {
+            Some(result) if errors.is_empty() => Ok(result),
+            _ => Err(errors.into_vec()),
+        }
+    }
+
+    /// The run's id as signed: `run.name` of the harness's configuration.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// The harness's commit (`provenance.git.sha`), the version of the prompts used.
+    pub fn git_sha(&self) -> &str {
+        &self.git_sha
+    }
+
+    /// The digest of the configuration (`provenance.config_hash`).
+    pub fn config_hash(&self) -> &str {
+        &self.config_hash
+    }
+
+    /// The models' ids, in the order of the configuration.
+    pub fn model_ids(&self) -> &[String] {
+        &self.model_ids
+    }
+
+    /// The prompts' ids, in the order of the configuration.
+    pub fn prompt_ids(&self) -> &[String] {
+        &self.prompt_ids
+    }
+
+    /// How many tasks each model was to do with each prompt; at least 1.
+    pub fn task_count(&self) -> usize {
+        self.task_count
+    }
+
+    /// The machine, as the harness saw it.
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
+    }
+
+    /// The models' scores, in the order of [`RunResult::model_ids`].
+    pub fn scores(&self) -> &[ModelScore] {
+        &self.scores
+    }
+
+    /// The worst of the models' statuses.
+    pub fn status(&self) -> RunStatus {
+        self.status
+    }
+
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.records
+    }
+}
+
+#[derive(Deserialize)]
+struct ResultMembers<'a> {
+    #[serde(borrow)]
+    run_id: Raw<'a>,
+    #[serde(borrow)]
+    timestamp: Raw<'a>,
+    #[serde(borrow)]
+    run_status: Raw<'a>,
+    #[serde(borrow)]
+    config: Raw<'a>,
+    #[serde(borrow)]
+    provenance: Raw<'a>,
+    #[serde(borrow)]
+    model_metadata: Raw<'a>,
+    #[serde(borrow)]
+    tasks: Raw<'a>,
+    #[serde(borrow)]
+    records: Raw<'a>,
+    #[serde(borrow)]
+    model_scores: Raw<'a>,
+    #[serde(borrow)]
+    hardware: Raw<'a>,
+}
+
+fn read_result(text: &str, errors: &mut FieldErrors) -> Option<RunResult> {
+    let members: ResultMembers<'_> = object(text, "", errors)?;
+    let run_id = required_text(members.run_id, At("", "run_id"), errors);
+    required_text(members.timestamp, At("", "timestamp"), errors);
+    let stated_status = status(members.run_status, At("", "run_status"), errors);
+    let (model_ids, prompt_ids) = read_config(members.config, errors);
+    let provenance = read_provenance(members.provenance, errors);
+    read_identified(members.model_metadata, "/model_metadata", Gguf::Required, errors);
+    let tasks = read_identified(members.tasks, "/tasks", Gguf::Ignored, errors);
+    let hardware = read_hardware(members.hardware, errors);
+
+    let axes = Axes { tasks: index(&tasks), prompts: index(&prompt_ids), models: index(&model_ids) };
+    let records = read_records(members.records, &axes, errors);
+    if records.is_empty() && stated_status != Some(RunStatus::Failed) {
+        errors.push("/records", "must not be empty, unless run_status is failed");
+    }
+    let stated_scores = read_model_scores(members.model_scores, &axes, errors);
+    if !errors.is_empty() {
+        // Scores of cells that could not be read would differ for that reason alone.
+        return None;
+    }
+
+    let scores = score_models(&records, model_ids.len(), tasks.len() * prompt_ids.len());
+    compare_scores(&stated_scores, &scores, &model_ids, errors);
+    let worst = scores.iter().map(|score| score.status).max()?;
+    if let Some(stated) = stated_status.filter(|stated| *stated != worst) {
+        differs("/run_status".to_owned(), stated.as_str(), worst.as_str(), errors);
+    }
+    let Provenance { git_sha, config_hash } = provenance?;
+    Some(RunResult {
+        run_id: run_id?,
+        git_sha,
+        config_hash,
+        model_ids,
+        prompt_ids,
+        task_count: tasks.len(),
+        hardware,
+        records,
+        scores,
+        status: worst,
+    })
+}
+
+fn read_config(config: Raw<'_>, errors: &mut FieldErrors) -> (Vec<String>, Vec<String>) {
+    #[derive(Deserialize)]
+    struct Config<'a> {
+        #[serde(borrow)]
+        models: Raw<'a>,
+        #[serde(borrow)]
+        prompts: Raw<'a>,
+    }
+    let Some(config) = required_object::<Config<'_>>(config, "/config", errors) else {
+        return Default::default();
+    };
+    let models = read_identified(config.models, "/config/models", Gguf::Required, errors);
+    let prompts = read_identified(config.prompts, "/config/prompts", Gguf::Ignored, errors);
+    (models, prompts)
+}
+
+struct Provenance {
+    git_sha: String,
+    config_hash: String,
+}
+
+fn read_provenance(provenance: Raw<'_>, errors: &mut FieldErrors) -> Option<Provenance> {
+    #[derive(Deserialize)]
+    struct Members<'a> {
+        #[serde(borrow)]
+        config_hash: Raw<'a>,
+        #[serde(borrow)]
+        seed: Raw<'a>,
+        #[serde(borrow)]
+        git: Raw<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Git<'a> {
+        #[serde(borrow)]
+        sha: Raw<'a>,
+    }
+    let members: Members<'_> = required_object(provenance, "/provenance", errors)?;
+    let config_hash = required_text(members.config_hash, At("/provenance", "config_hash"), errors);
+    if members.seed.is_none() {
+        errors.push("/provenance/seed", "is required (0 is a seed, null is none)");
+    }
+    let git: Option<Git<'_>> = required_object(members.git, "/provenance/git", errors);
+    let git_sha = required_text(git?.sha, At("/provenance/git", "sha"), errors);
+    Some(Provenance { git_sha: git_sha?, config_hash: config_hash? })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gguf {
+    Required,
+    Ignored,
+}
+
+/// The ids of a list that must have an entry, in order. No id may stand in it twice.
+fn read_identified(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldErrors) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Identified<'a> {
+        #[serde(borrow)]
+        id: Raw<'a>,
+        #[serde(borrow)]
+        gguf: Raw<'a>,
+    }
+    let mut ids = Vec::new();
+    let mut seen = HashSet::new();
+    let length = each(list, pointer, errors, |entry, pointer, errors| {
+        let Some(entry) = object::<Identified<'_>>(entry.get(), pointer, errors) else {
+            return;
+        };
+        if gguf == Gguf::Required {
+            required_text(entry.gguf, At(pointer, "gguf"), errors);
+        }
+        let Some(id) = required_text(entry.id, At(pointer, "id"), errors) else {
+            return;
+        };
+        if !seen.insert(id.clone()) {
+            errors.push(format!("{pointer}/id"), format!("{} stands in the list twice", quoted(&id)));
+        }
+        ids.push(id);
+    });
+    if length == Some(0) {
+        errors.push(pointer, "must not be empty");
+    }
+    ids
+}
+
+/// Where each task, prompt and model of the run stands in its list.
+struct Axes<'a> {
+    tasks: HashMap<&'a str, usize>,
+    prompts: HashMap<&'a str, usize>,
+    models: HashMap<&'a str, usize>,
+}
+
+fn index(ids: &[String]) -> HashMap<&str, usize> {
+    ids.iter().enumerate().map(|(index, id)| (id.as_str(), index)).collect()
+}

@@ -1,0 +1,196 @@
+//! Scores computed from the records, and compared with those the result states.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::members::{ANY_NUMBER, At, Raw, each, failure_code, number, object, required_text, status};
+use super::records::{Cell, Record, position};
+use super::{Axes, FailureCode, RunStatus};
+use crate::field_error::{FieldErrors, quoted};
+
+/// How far a stated score may be from the recomputed one: sums of floats depend on their order.
+const SCORE_TOLERANCE: f64 = 1e-9;
+
+/// A model's score over the main tier, computed from the records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelScore {
+    /// How far the model got.
+    pub status: RunStatus,
+    /// Tasks × prompts of the run.
+    pub cells_total: usize,
+    /// Cells with a record that has neither failure code nor error.
+    pub cells_attempted: usize,
+    /// Attempted ÷ total.
+    pub completeness: f64,
+    /// Sum of the attempted cells' scores ÷ total.
+    pub partial_score: f64,
+    /// The most frequent failure code; the first seen wins a tie.
+    pub dominant_failure_code: Option<FailureCode>,
+}
+
+pub(super) fn score_models(records: &[Record], models: usize, cells_total: usize) -> Vec<ModelScore> {
+    let mut cells = vec![Vec::new(); models];
+    for cell in records.iter().filter_map(|record| record.cell.as_ref()) {
+        cells[cell.model].push(cell);
+    }
+    cells.iter().map(|cells| score_model(cells, cells_total)).collect()
+}
+
+/// A model with a load failure is never complete: a cell with a failure code is not attempted.
+fn score_model(cells: &[&Cell], cells_total: usize) -> ModelScore {
+    let scores = cells.iter().filter_map(|cell| cell.score);
+    let cells_attempted = scores.clone().count();
+    ModelScore {
+        status: match cells_attempted {
+            0 => RunStatus::Failed,
+            all if all == cells_total => RunStatus::Complete,
+            _ => RunStatus::Incomplete,
+        },
+        cells_total,
+        cells_attempted,
+        completeness: cells_attempted as f64 / cells_total as f64,
+        partial_score: scores.sum::<f64>() / cells_total as f64,
+        dominant_failure_code: dominant(cells.iter().filter_map(|cell| cell.failure_code)),
+    }
+}
+
+/// The most frequent code; the first seen wins a tie.
+pub(crate) fn dominant(codes: impl Iterator<Item = FailureCode>) -> Option<FailureCode> {
+    let mut counts: Vec<(FailureCode, usize)> = Vec::new();
+    for code in codes {
+        match counts.iter_mut().find(|(seen, _)| *seen == code) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((code, 1)),
+        }
+    }
+    let most = counts.iter().map(|(_, count)| *count).max()?;
+    counts.into_iter().find(|(_, count)| *count == most).map(|(code, _)| code)
+}
+
+/// What a result says of one model's score. A figure it does not give cannot disagree.
+pub(super) struct StatedScore {
+    model: usize,
+    status: Option<RunStatus>,
+    cells_total: Option<f64>,
+    cells_attempted: Option<f64>,
+    completeness: Option<f64>,
+    partial_score: Option<f64>,
+    /// Stated as `null` means that no cell failed with a code, which is a claim too.
+    dominant_failure_code: Option<Option<FailureCode>>,
+}
+
+/// The stated scores. `cells_failed` and the floor suite's figures are left alone: how the harness
+/// counts cells without a record as failed, and which floor cells have passed, is not written down.
+pub(super) fn read_model_scores(
+    scores: Raw<'_>,
+    axes: &Axes<'_>,
+    errors: &mut FieldErrors,
+) -> Option<Vec<StatedScore>> {
+    scores?;
+    let mut stated = Vec::new();
+    let mut seen = HashSet::new();
+    each(scores, "/model_scores", errors, |score, pointer, errors| {
+        let Some(score) = read_model_score(score, axes, pointer, errors) else {
+            return;
+        };
+        if !seen.insert(score.model) {
+            errors.push(format!("{pointer}/model_id"), "this model has a score already");
+        }
+        stated.push(score);
+    });
+    Some(stated)
+}
+
+fn read_model_score(
+    score: &RawValue,
+    axes: &Axes<'_>,
+    pointer: &str,
+    errors: &mut FieldErrors,
+) -> Option<StatedScore> {
+    #[derive(Deserialize)]
+    struct Members<'a> {
+        #[serde(borrow)]
+        model_id: Raw<'a>,
+        #[serde(borrow)]
+        status: Raw<'a>,
+        #[serde(borrow)]
+        cells_total: Raw<'a>,
+        #[serde(borrow)]
+        cells_attempted: Raw<'a>,
+        #[serde(borrow)]
+        completeness: Raw<'a>,
+        #[serde(borrow)]
+        partial_score: Raw<'a>,
+        #[serde(borrow, default, deserialize_with = "stated")]
+        dominant_failure_code: Option<&'a RawValue>,
+    }
+    let members: Members<'_> = object(score.get(), pointer, errors)?;
+    let at = |name| At(pointer, name);
+    let model_id = required_text(members.model_id, at("model_id"), errors);
+    let model = position(model_id, &axes.models, at("model_id"), "config.models", errors);
+    let code = members.dominant_failure_code.map(|code| {
+        let code = Some(code).filter(|code| code.get() != "null");
+        failure_code(code, at("dominant_failure_code"), errors)
+    });
+    let status = status(members.status, at("status"), errors);
+    let mut figure = |raw, name| number(raw, at(name), ANY_NUMBER, errors);
+    Some(StatedScore {
+        cells_total: figure(members.cells_total, "cells_total"),
+        cells_attempted: figure(members.cells_attempted, "cells_attempted"),
+        completeness: figure(members.completeness, "completeness"),
+        partial_score: figure(members.partial_score, "partial_score"),
+        model: model?,
+        status,
+        dominant_failure_code: code,
+    })
+}
+
+/// A value that is there, be it `null`.
+fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Raw<'de>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+pub(super) fn compare_scores(
+    stated: &Option<Vec<StatedScore>>,
+    scores: &[ModelScore],
+    model_ids: &[String],
+    errors: &mut FieldErrors,
+) {
+    let Some(stated) = stated else { return };
+    for (index, stated) in stated.iter().enumerate() {
+        compare_score(stated, &scores[stated.model], &format!("/model_scores/{index}"), errors);
+    }
+    let scored: HashSet<usize> = stated.iter().map(|score| score.model).collect();
+    for (_, id) in model_ids.iter().enumerate().filter(|(model, _)| !scored.contains(model)) {
+        errors.push("/model_scores", format!("has no score of model {}", quoted(id)));
+    }
+}
+
+fn compare_score(stated: &StatedScore, score: &ModelScore, pointer: &str, errors: &mut FieldErrors) {
+    for (name, stated, recomputed) in [
+        ("cells_total", stated.cells_total, score.cells_total as f64),
+        ("cells_attempted", stated.cells_attempted, score.cells_attempted as f64),
+        ("completeness", stated.completeness, score.completeness),
+        ("partial_score", stated.partial_score, score.partial_score),
+    ] {
+        if let Some(stated) = stated.filter(|stated| (stated - recomputed).abs() > SCORE_TOLERANCE) {
+            differs(format!("{pointer}/{name}"), stated, recomputed, errors);
+        }
+    }
+    if let Some(stated) = stated.status.filter(|stated| *stated != score.status) {
+        differs(format!("{pointer}/status"), stated.as_str(), score.status.as_str(), errors);
+    }
+    let recomputed = score.dominant_failure_code;
+    if let Some(stated) = stated.dominant_failure_code.filter(|stated| *stated != recomputed) {
+        let word = |code: Option<FailureCode>| code.map_or("null", FailureCode::as_str);
+        let pointer = format!("{pointer}/dominant_failure_code");
+        differs(pointer, word(stated), word(recomputed), errors);
+    }
+}
+
+pub(super) fn differs<T: fmt::Display>(pointer: String, stated: T, recomputed: T, errors: &mut FieldErrors) {
+    errors.push(pointer, format!("is {stated}, recomputed {recomputed}"));
+}

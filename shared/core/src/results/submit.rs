@@ -1,0 +1,457 @@
+//! A submit: a signed result in, the row complete, a receipt out. What is written is in `submit.sql`.
+//!
+//! The order of refusals is the contract's: shape, signature, signer, binding, schema, claim. Nothing is
+//! written before all of them have passed.
+
+use crate::document::Object;
+use crate::error::Error;
+use crate::field_error::{FieldError, FieldErrors};
+use crate::results::canonical_json::CanonicalJson;
+use crate::results::envelope::Envelope;
+use crate::results::metrics::{ModelMetrics, hardware_metrics, model_metrics};
+use crate::results::run_result::RunResult;
+use crate::runners::runner::AuthenticatedRunner;
+use crate::runners::token::{ReceiptClaims, ServiceKeys};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use time::OffsetDateTime;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{Json, Type};
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+const LOOKUP: &str = "SELECT * FROM queue_submit_lookup($1, $2, $3, $4, $5)";
+const SUBMIT: &str = "SELECT queue_submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
+                      $16, $17, $18, $19, $20, $21, $22)";
+/// How often a submit looks again when the row moved between its look and its write. Each time somebody
+/// else has made a step (reaped, claimed, cancelled), so this is plenty.
+const LOOKUPS_MAX: u32 = 5;
+
+/// A request to submit, taken apart but not yet believed.
+#[derive(Debug)]
+pub struct SubmitRequest<'a> {
+    /// The claim the result was made under.
+    pub claim_id: Uuid,
+    /// What is submitted.
+    pub form: Form<'a>,
+}
+
+/// The two forms of a submission.
+#[derive(Debug)]
+pub enum Form<'a> {
+    /// The harness's envelope, as received.
+    Envelope(&'a RawValue),
+    /// A publication bundle: the files by name, in base64.
+    Files(BTreeMap<String, String>),
+}
+
+/// A result whose signature has been verified. Only verification makes one: [`verify_envelope`] here,
+/// and the attestation crate through [`VerifiedSubmission::attested`].
+#[derive(Debug)]
+pub struct VerifiedSubmission<'a> {
+    signer: Signer,
+    sha256: [u8; 32],
+    result: CanonicalJson<'a>,
+    files: Vec<(&'a str, &'a [u8])>,
+}
+
+/// Who signed, and how that was proved.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    /// The form of signature.
+    pub kind: SignerKind,
+    /// The key's thumbprint, or the certificate's identity.
+    pub name: String,
+    /// The OIDC issuer of a keyless signer.
+    pub issuer: Option<String>,
+    /// The allowlist's entry for a keyless signer, checked again as the result is written.
+    pub key_id: Option<String>,
+    /// Times that log or timestamp authority vouch for.
+    pub verified_times: Vec<OffsetDateTime>,
+    /// SHA-256 of the trusted root it was verified against.
+    pub trust_root_sha256: Option<[u8; 32]>,
+}
+
+/// The forms of signature, as `submissions.signer_kind` has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignerKind {
+    /// The harness's envelope, by the runner's key.
+    Envelope,
+    /// A Sigstore bundle by the runner's key.
+    KeyBundle,
+    /// A Sigstore bundle by a Fulcio certificate.
+    KeylessBundle,
+}
+
+impl SignerKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Envelope => "envelope",
+            Self::KeyBundle => "key-bundle",
+            Self::KeylessBundle => "keyless-bundle",
+        }
+    }
+}
+
+/// An accepted result, as it goes to the runner.
+#[derive(Clone, Debug, Serialize)]
+pub struct Accepted {
+    /// The submission.
+    pub submission_id: Uuid,
+    /// The run.
+    pub run_id: Uuid,
+    /// The row it completed.
+    pub queue_id: Uuid,
+    /// `COMPLETE`.
+    pub status: &'static str,
+    /// SHA-256 of what was signed, in hexadecimal.
+    pub sha256: String,
+    /// Who signed.
+    pub signer: AcceptedSigner,
+    /// Whether the claim's lease had lapsed.
+    pub late: bool,
+    /// The rows of `run_model_metrics`.
+    pub metrics: Box<RawValue>,
+    /// A JWS by the service's key (compact serialization, RFC 7515 section 7.1).
+    pub receipt: String,
+    /// False if this very result was accepted before, and the reply is the same once more.
+    #[serde(skip)]
+    pub new: bool,
+}
+
+/// Who signed an accepted result.
+#[derive(Clone, Debug, Serialize)]
+pub struct AcceptedSigner {
+    /// `envelope`, `key-bundle` or `keyless-bundle`.
+    pub kind: String,
+    /// The key's thumbprint, or the certificate's identity.
+    pub name: String,
+    /// The OIDC issuer of a keyless signer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+}
+
+impl<'a> SubmitRequest<'a> {
+    /// Reads the request's body; every fault is listed.
+    pub fn parse(body: &'a str) -> Result<Self, Vec<FieldError>> {
+        let mut errors = FieldErrors::default();
+        let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
+            let claim_id = object.required("claim_id", &mut errors);
+            let envelope = object.raw("envelope");
+            let files = object.optional("files", &mut errors);
+            let form = match (envelope, files) {
+                (Some(envelope), None) => Some(Form::Envelope(envelope)),
+                (None, Some(files)) => Some(Form::Files(files)),
+                _ => {
+                    errors.push("", "needs either envelope or files");
+                    None
+                }
+            };
+            object.finish(&mut errors);
+            Some(Self { claim_id: claim_id?, form: form? })
+        });
+        errors.finish(request)
+    }
+}
+
+/// Verifies the harness's envelope under the key that the runner's token is bound to: nobody can submit
+/// another's result as their own. Refused: [`Error::Invalid`], [`Error::SignatureInvalid`].
+pub fn verify_envelope<'a>(
+    runner: &AuthenticatedRunner,
+    envelope: &'a RawValue,
+) -> Result<VerifiedSubmission<'a>, Error> {
+    let verified = Envelope::parse(envelope.get())
+        .map_err(|errors| with_pointer_prefix("/envelope", errors))?
+        .verify(runner.key().verifying_key())
+        .map_err(|invalid| Error::SignatureInvalid(invalid.to_string()))?;
+    Ok(VerifiedSubmission {
+        signer: Signer {
+            kind: SignerKind::Envelope,
+            name: runner.key().key_id().to_string(),
+            issuer: None,
+            key_id: None,
+            verified_times: Vec::new(),
+            trust_root_sha256: None,
+        },
+        sha256: verified.sha256(),
+        result: verified.result(),
+        files: vec![("envelope.json", envelope.get().as_bytes())],
+    })
+}
+
+impl<'a> VerifiedSubmission<'a> {
+    /// A publication bundle that the attestation crate verified: its caller vouches for it.
+    pub fn attested(
+        signer: Signer,
+        sha256: [u8; 32],
+        result: CanonicalJson<'a>,
+        files: Vec<(&'a str, &'a [u8])>,
+    ) -> Self {
+        Self { signer, sha256, result, files }
+    }
+
+    /// The result, if it is of this run and fits the schema. That it is of another run is said before
+    /// anything else of it.
+    fn result_of(&self, run_id: Uuid) -> Result<RunResult, Error> {
+        #[derive(Deserialize)]
+        struct Named {
+            run_id: String,
+        }
+        let read = RunResult::read(self.result);
+        let signed = match &read {
+            Ok(result) => Some(result.run_id().to_owned()),
+            Err(_) => serde_json::from_str(self.result.as_str()).ok().map(|Named { run_id }| run_id),
+        };
+        match signed {
+            Some(signed) if signed != run_id.to_string() => Err(Error::RunMismatch { signed }),
+            _ => read.map_err(|errors| with_pointer_prefix("/result", errors)),
+        }
+    }
+}
+
+/// Accepts a verified result: evidence, metrics, run and row in one transaction.
+///
+/// The same result again is the same receipt. A claim that has lapsed still completes its row while
+/// nobody has. Refused: [`Error::RunMismatch`], [`Error::Invalid`], [`Error::KeyNotAllowed`],
+/// [`Error::SignerNotAllowed`], [`Error::ClaimLost`], [`Error::RunFinished`].
+pub async fn submit(
+    client: &Client,
+    keys: &ServiceKeys,
+    service: &str,
+    runner: &AuthenticatedRunner,
+    run_id: Uuid,
+    claim_id: Uuid,
+    verified: &VerifiedSubmission<'_>,
+) -> Result<Accepted, Error> {
+    let result = verified.result_of(run_id)?;
+    for _ in 0..LOOKUPS_MAX {
+        let claim_state = ClaimState::lookup(client, runner, run_id, claim_id, &verified.sha256).await?;
+        let acceptable = match claim_state {
+            ClaimState::AcceptedBefore(accepted) => return Ok(*accepted),
+            ClaimState::AcceptableClaim(acceptable) => acceptable,
+        };
+        let writing = Writing { keys, service, runner, run_id, claim_id, verified, result: &result };
+        if let Some(accepted) = writing.write(client, &acceptable).await? {
+            return Ok(accepted);
+        }
+    }
+    Err(Error::Internal(format!("the row of claim {claim_id} moved {LOOKUPS_MAX} times during one submit")))
+}
+
+/// What the claim is good for.
+enum ClaimState {
+    AcceptedBefore(Box<Accepted>),
+    AcceptableClaim(AcceptableClaim),
+}
+
+/// A claim that may complete its row.
+struct AcceptableClaim {
+    queue_id: Uuid,
+    late: bool,
+    server_time: OffsetDateTime,
+    models: Vec<(String, Uuid)>,
+    prompts: Vec<(String, i32)>,
+}
+
+#[derive(Deserialize)]
+struct JobModel {
+    id: String,
+    model_id: Uuid,
+}
+
+#[derive(Deserialize)]
+struct JobPrompt {
+    id: String,
+    prompt_id: i32,
+}
+
+impl ClaimState {
+    async fn lookup(
+        client: &Client,
+        runner: &AuthenticatedRunner,
+        run_id: Uuid,
+        claim_id: Uuid,
+        sha256: &[u8; 32],
+    ) -> Result<Self, Error> {
+        let row = client
+            .query_typed_one(
+                LOOKUP,
+                &[
+                    (&run_id, Type::UUID),
+                    (&claim_id, Type::UUID),
+                    (&runner.runner_id(), Type::TEXT),
+                    (&runner.key().key_id().as_str(), Type::TEXT),
+                    (&sha256.as_slice(), Type::BYTEA),
+                ],
+            )
+            .await?;
+        if !row.get::<_, bool>("allowed") {
+            return Err(Error::KeyNotAllowed);
+        }
+        if let Some(submission_id) = row.try_get::<_, Option<Uuid>>("submission_id")? {
+            return Ok(Self::AcceptedBefore(Box::new(Accepted::before(
+                &row,
+                submission_id,
+                run_id,
+                sha256,
+            )?)));
+        }
+        let late = match row.try_get("claim_state")? {
+            "on_time" => false,
+            "late" => true,
+            "run_finished" => return Err(Error::RunFinished("another result completed it")),
+            "cancelled" => return Err(Error::RunFinished("it was cancelled")),
+            _ => return Err(Error::ClaimLost),
+        };
+        let models: Option<Json<Vec<JobModel>>> = row.try_get("models")?;
+        let prompts: Option<Json<Vec<JobPrompt>>> = row.try_get("prompts")?;
+        Ok(Self::AcceptableClaim(AcceptableClaim {
+            queue_id: row.try_get("queue_id")?,
+            late,
+            server_time: row.try_get("server_time")?,
+            // A row inserted by a foreign tool has no job: nothing says which database ids its result's
+            // own names stand for, so it has no rows of run_model_metrics. The evidence keeps them.
+            models: models.into_iter().flat_map(|Json(m)| m).map(|m| (m.id, m.model_id)).collect(),
+            prompts: prompts.into_iter().flat_map(|Json(p)| p).map(|p| (p.id, p.prompt_id)).collect(),
+        }))
+    }
+}
+
+/// A submit about to be written.
+struct Writing<'a> {
+    keys: &'a ServiceKeys,
+    service: &'a str,
+    runner: &'a AuthenticatedRunner,
+    run_id: Uuid,
+    claim_id: Uuid,
+    verified: &'a VerifiedSubmission<'a>,
+    result: &'a RunResult,
+}
+
+impl Writing<'_> {
+    /// Writes it, or `None` if the row has moved since the look.
+    async fn write(&self, client: &Client, acceptable: &AcceptableClaim) -> Result<Option<Accepted>, Error> {
+        let metrics = model_metrics(self.result, &acceptable.models, &acceptable.prompts)
+            .map_err(|errors| with_pointer_prefix("/result", errors))?;
+        let hardware = hardware_metrics(self.result);
+        let signer = &self.verified.signer;
+        let accepted = self.accepted(acceptable, &metrics)?;
+        let (names, contents): (Vec<&str>, Vec<&[u8]>) = self.verified.files.iter().copied().unzip();
+        let written = client
+            .query_typed_one(
+                SUBMIT,
+                &[
+                    (&self.run_id, Type::UUID),
+                    (&acceptable.queue_id, Type::UUID),
+                    (&self.claim_id, Type::UUID),
+                    (&self.runner.runner_id(), Type::TEXT),
+                    (&self.runner.key().key_id().as_str(), Type::TEXT),
+                    (&acceptable.late, Type::BOOL),
+                    (&accepted.submission_id, Type::UUID),
+                    (&self.verified.sha256.as_slice(), Type::BYTEA),
+                    (&signer.kind.as_str(), Type::TEXT),
+                    (&signer.name, Type::TEXT),
+                    (&signer.issuer, Type::TEXT),
+                    (&signer.key_id, Type::TEXT),
+                    (&signer.verified_times, Type::TIMESTAMPTZ_ARRAY),
+                    (&signer.trust_root_sha256.as_ref().map(|digest| digest.as_slice()), Type::BYTEA),
+                    (&self.result.status().as_str(), Type::TEXT),
+                    (&self.result.git_sha(), Type::TEXT),
+                    (&Json(&accepted.metrics), Type::JSON),
+                    (&Json(&hardware), Type::JSON),
+                    (&accepted.receipt, Type::TEXT),
+                    (&acceptable.server_time, Type::TIMESTAMPTZ),
+                    (&names, Type::TEXT_ARRAY),
+                    (&contents, Type::BYTEA_ARRAY),
+                ],
+            )
+            .await;
+        let row = match written {
+            Ok(row) => row,
+            // The same result for the same run, at the same moment: the next look finds its receipt.
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => return Ok(None),
+            Err(error) => return Err(Error::Database(error)),
+        };
+        match row.try_get(0)? {
+            "accepted" => Ok(Some(accepted)),
+            "moved" => Ok(None),
+            "key_not_allowed" => Err(Error::KeyNotAllowed),
+            "signer_not_allowed" => Err(Error::SignerNotAllowed(signer.name.clone())),
+            other => Err(Error::Internal(format!("queue_submit answered {other:?}"))),
+        }
+    }
+
+    fn accepted(&self, acceptable: &AcceptableClaim, metrics: &[ModelMetrics]) -> Result<Accepted, Error> {
+        let signer = &self.verified.signer;
+        let submission_id = Uuid::new_v4();
+        let sha256 = hex(&self.verified.sha256);
+        let receipt = self.keys.receipt(&ReceiptClaims {
+            iss: self.service.to_owned(),
+            submission_id,
+            run_id: self.run_id,
+            queue_id: acceptable.queue_id,
+            claim_id: self.claim_id,
+            runner_id: self.runner.runner_id().to_owned(),
+            sha256: sha256.clone(),
+            signer_kind: signer.kind.as_str().to_owned(),
+            signer: signer.name.clone(),
+            late: acceptable.late,
+            iat: acceptable.server_time.unix_timestamp(),
+        })?;
+        Ok(Accepted {
+            submission_id,
+            run_id: self.run_id,
+            queue_id: acceptable.queue_id,
+            status: "COMPLETE",
+            sha256,
+            signer: AcceptedSigner {
+                kind: signer.kind.as_str().to_owned(),
+                name: signer.name.clone(),
+                issuer: signer.issuer.clone(),
+            },
+            late: acceptable.late,
+            metrics: serde_json::value::to_raw_value(metrics)
+                .map_err(|error| Error::Internal(format!("metrics as JSON: {error}")))?,
+            receipt,
+            new: true,
+        })
+    }
+}
+
+impl Accepted {
+    fn before(row: &Row, submission_id: Uuid, run_id: Uuid, sha256: &[u8; 32]) -> Result<Self, Error> {
+        let Json(metrics) = row.try_get::<_, Json<Box<RawValue>>>("metrics")?;
+        Ok(Self {
+            submission_id,
+            run_id,
+            queue_id: row.try_get("submitted_queue_id")?,
+            status: "COMPLETE",
+            sha256: hex(sha256),
+            signer: AcceptedSigner {
+                kind: row.try_get("signer_kind")?,
+                name: row.try_get("signer")?,
+                issuer: row.try_get("signer_issuer")?,
+            },
+            late: row.try_get("late")?,
+            metrics,
+            receipt: row.try_get("receipt")?,
+            new: false,
+        })
+    }
+}
+
+/// FieldErrors of a part, as faults of the whole.
+fn with_pointer_prefix(at: &str, found: Vec<FieldError>) -> Error {
+    let mut errors = FieldErrors::default();
+    errors.extend_with_prefix(at, found);
+    Error::Invalid(errors.into_vec())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

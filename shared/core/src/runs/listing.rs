@@ -1,0 +1,135 @@
+//! Listing the queue, for admins.
+
+use crate::error::Error;
+use crate::field_error::FieldError;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+const LIST: &str = include_str!("listing.sql");
+/// The most rows of one page.
+pub const PAGE_MAX: i32 = 200;
+/// What a row's status can be.
+pub const STATUSES: [&str; 6] = ["PENDING", "CLAIMED", "IN_PROGRESS", "COMPLETE", "FAILED", "CANCELLED"];
+
+/// A row of the queue.
+#[derive(Clone, Debug, Serialize)]
+pub struct QueueRow {
+    /// The row.
+    pub queue_id: Uuid,
+    /// Its run.
+    pub run_id: Uuid,
+    /// Its (first) prompt.
+    pub prompt_id: i32,
+    /// One of [`STATUSES`].
+    pub status: String,
+    /// Lower comes first.
+    pub priority: i32,
+    /// How many attempts have failed.
+    pub attempt_count: i32,
+    /// How often a failed attempt is tried again.
+    pub max_attempts: i32,
+    /// GPU memory a runner must have, in GB.
+    pub required_vram_gb: i32,
+    /// Quantizations a runner must support.
+    pub quantizations: Vec<String>,
+    /// The runner that holds or completed it.
+    pub claimed_by: Option<String>,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub claimed_at: Option<OffsetDateTime>,
+    /// When the claim lapses.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub lease_expires_at: Option<OffsetDateTime>,
+    /// When it may be claimed again.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub retry_after: Option<OffsetDateTime>,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub completed_at: Option<OffsetDateTime>,
+    /// Why the last attempt failed.
+    pub error_detail: Option<String>,
+    /// When it was enqueued.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// A page of the queue, newest first.
+#[derive(Clone, Debug, Serialize)]
+pub struct Page {
+    /// The rows.
+    pub rows: Vec<QueueRow>,
+    /// Where the next page begins; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Lists rows, of one status or of all: at most `limit` (1 to [`PAGE_MAX`]) from `cursor` on. Refused:
+/// [`Error::Invalid`] for a status or a cursor that is none.
+pub async fn list(
+    client: &Client,
+    status: Option<&str>,
+    cursor: Option<&str>,
+    limit: i32,
+) -> Result<Page, Error> {
+    if status.is_some_and(|status| !STATUSES.contains(&status)) {
+        let detail = format!("is not one of {}", STATUSES.join(", "));
+        return Err(Error::Invalid(vec![FieldError::new("/status", detail)]));
+    }
+    let place = cursor
+        .map(|cursor| {
+            let (time, id) = cursor.split_once('~')?;
+            Some((OffsetDateTime::parse(time, &Rfc3339).ok()?, id.parse::<Uuid>().ok()?))
+        })
+        .map(|place| place.ok_or_else(|| vec![FieldError::new("/cursor", "is not a cursor of this list")]))
+        .transpose()?;
+    let limit = limit.clamp(1, PAGE_MAX);
+    let rows = client
+        .query_typed(
+            LIST,
+            &[
+                (&status, Type::TEXT),
+                (&place.map(|place| place.0), Type::TIMESTAMPTZ),
+                (&place.map(|place| place.1), Type::UUID),
+                (&i64::from(limit + 1), Type::INT8),
+            ],
+        )
+        .await?;
+    let whole = usize::try_from(limit).unwrap_or_default();
+    let mut next_cursor = None;
+    if rows.len() > whole {
+        let last = QueueRow::from_row(&rows[whole - 1])?;
+        let time = last
+            .created_at
+            .format(&Rfc3339)
+            .map_err(|error| Error::Internal(format!("a row's time: {error}")))?;
+        next_cursor = Some(format!("{time}~{}", last.queue_id));
+    }
+    let rows = rows.iter().take(whole).map(QueueRow::from_row).collect::<Result<_, _>>()?;
+    Ok(Page { rows, next_cursor })
+}
+
+impl QueueRow {
+    fn from_row(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            queue_id: row.try_get("queue_id")?,
+            run_id: row.try_get("run_id")?,
+            prompt_id: row.try_get("prompt_id")?,
+            status: row.try_get("status")?,
+            priority: row.try_get("priority")?,
+            attempt_count: row.try_get("attempt_count")?,
+            max_attempts: row.try_get("max_attempts")?,
+            required_vram_gb: row.try_get("required_vram_gb")?,
+            quantizations: row.try_get("quantizations")?,
+            claimed_by: row.try_get("claimed_by")?,
+            claimed_at: row.try_get("claimed_at")?,
+            lease_expires_at: row.try_get("lease_expires_at")?,
+            retry_after: row.try_get("retry_after")?,
+            completed_at: row.try_get("completed_at")?,
+            error_detail: row.try_get("error_detail")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}

@@ -1,0 +1,195 @@
+//! A heartbeat: the lease kept, and word of a cancel.
+
+use bakeoff_core::Error;
+use bakeoff_core::queue::claim::Job;
+use bakeoff_core::queue::heartbeat::{Directive, Heartbeat, HeartbeatRequest, heartbeat};
+use bakeoff_core::queue::reap::reap;
+use bakeoff_core::runners::revoke::revoke;
+use bakeoff_core::runs::cancel::cancel;
+use bakeoff_testkit::Database;
+use bakeoff_testkit::fixture::{self, Runner, TERMS};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+async fn beat(client: &Client, runner: &Runner, job: &Job) -> Result<Heartbeat, Error> {
+    let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
+    heartbeat(client, &runner.authenticated, TERMS, job.run_id, &request).await
+}
+
+async fn status(client: &Client, job: &Job) -> String {
+    let row = "SELECT status FROM run_queue WHERE queue_id = $1";
+    client.query_one(row, &[&job.queue_id]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn the_first_moves_the_job_to_in_progress_and_each_extends_the_lease() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    client.execute("UPDATE run_queue SET lease_expires_at = now() + interval '10 s'", &[]).await.unwrap();
+    client.execute("UPDATE runners SET last_heartbeat = NULL, status = 'DEAD'", &[]).await.unwrap();
+
+    let first = beat(&client, &runner, &job).await.unwrap();
+    assert_eq!(first.directive, Directive::Continue);
+    assert_eq!((first.lease_expires_at.unwrap() - first.server_time).whole_seconds(), 300);
+    assert_eq!(status(&client, &job).await, "IN_PROGRESS");
+    let started = "SELECT started_at FROM run_queue";
+    let started_at: time::OffsetDateTime = client.query_one(started, &[]).await.unwrap().get(0);
+    let alive = "SELECT status = 'ACTIVE' AND last_heartbeat = $1 FROM runners";
+    assert!(client.query_one(alive, &[&first.server_time]).await.unwrap().get::<_, bool>(0));
+
+    let second = beat(&client, &runner, &job).await.unwrap();
+    assert!(second.lease_expires_at > first.lease_expires_at);
+    let again: time::OffsetDateTime = client.query_one(started, &[]).await.unwrap().get(0);
+    assert_eq!(again, started_at);
+}
+
+#[tokio::test]
+async fn progress_is_kept_until_there_is_more_of_it() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    for (sent, kept) in [
+        (Some(json!({ "cells": 3 })), json!({ "cells": 3 })),
+        (None, json!({ "cells": 3 })),
+        (Some(json!({ "cells": 4 })), json!({ "cells": 4 })),
+    ] {
+        let request = HeartbeatRequest { claim_id: job.claim_id, progress: sent };
+        heartbeat(&client, &runner.authenticated, TERMS, job.run_id, &request).await.unwrap();
+        let row = client.query_one("SELECT progress FROM run_queue", &[]).await.unwrap();
+        assert_eq!(row.get::<_, Value>(0), kept);
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_ran_out_but_was_not_taken_back_revives() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    fixture::lapsed(&client, &job).await;
+    let beaten = beat(&client, &runner, &job).await.unwrap();
+    assert!(beaten.lease_expires_at.unwrap() > beaten.server_time);
+    assert_eq!(reap(&client, TERMS, Duration::from_secs(5)).await.unwrap().returned, 0);
+}
+
+#[tokio::test]
+async fn a_claim_that_is_not_live_or_not_ones_own_is_lost() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    let other = fixture::runner(&client, "other").await;
+    let lost = |answer: Result<Heartbeat, Error>| {
+        assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
+    };
+    lost(beat(&client, &other, &job).await);
+    let elsewhere = Job { run_id: Uuid::new_v4(), ..job.clone() };
+    lost(beat(&client, &runner, &elsewhere).await);
+    let unknown = Job { claim_id: Uuid::new_v4(), ..job.clone() };
+    lost(beat(&client, &runner, &unknown).await);
+
+    fixture::lapsed(&client, &job).await;
+    reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
+    lost(beat(&client, &runner, &job).await);
+    let again = fixture::claimed(&client, &other).await;
+    lost(beat(&client, &runner, &job).await);
+    fixture::submitted(&client, &other, &again, &fixture::result(&again)).await.unwrap();
+    lost(beat(&client, &other, &again).await);
+}
+
+#[tokio::test]
+async fn a_cancelled_run_answers_cancel_however_often_it_is_asked() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    beat(&client, &runner, &job).await.unwrap();
+    cancel(&client, &fixture::admin(), job.run_id, Some("not needed")).await.unwrap();
+    for _ in 0..2 {
+        let told = beat(&client, &runner, &job).await.unwrap();
+        assert_eq!((told.directive, told.lease_expires_at), (Directive::Cancel, None));
+    }
+    assert_eq!(status(&client, &job).await, "CANCELLED");
+}
+
+#[tokio::test]
+async fn the_holder_of_a_row_that_a_late_result_completed_learns_cancel() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (slow, job) = fixture::claimed_job(&client).await;
+    let other = fixture::runner(&client, "other").await;
+    fixture::lapsed(&client, &job).await;
+    reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
+    let held = fixture::claimed(&client, &other).await;
+    beat(&client, &other, &held).await.unwrap();
+    fixture::submitted(&client, &slow, &job, &fixture::result(&job)).await.unwrap();
+    assert_eq!(beat(&client, &other, &held).await.unwrap().directive, Directive::Cancel);
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_at_once() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
+    let refused = beat(&client, &runner, &job).await;
+    assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
+}
+
+/// A heartbeat that waits for the cancel which is under way must tell of it, not of a lost claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_that_meets_a_cancel_half_way_tells_of_it() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let mut admin = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    let transaction = admin.transaction().await.unwrap();
+    cancel(transaction.client(), &fixture::admin(), job.run_id, None).await.unwrap();
+    let waiting = database.client().await;
+    let told = tokio::spawn(async move { beat(&waiting, &runner, &job).await });
+    let blocked = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while client.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
+    transaction.commit().await.unwrap();
+    assert_eq!(told.await.unwrap().unwrap().directive, Directive::Cancel);
+}
+
+/// The lease is in no index, so that a heartbeat leaves no dead index entries at the head of the queue.
+#[tokio::test]
+async fn later_heartbeats_are_hot_updates() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    beat(&client, &runner, &job).await.unwrap();
+    let counters = async || {
+        // Counted when the session reports, and read anew.
+        client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+        client.batch_execute("SELECT pg_stat_clear_snapshot()").await.unwrap();
+        let row = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'run_queue'";
+        let row = client.query_one(row, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    let (updates, hot) = counters().await;
+    for _ in 0..50 {
+        beat(&client, &runner, &job).await.unwrap();
+    }
+    let (updates_after, hot_after) = counters().await;
+    let (updates, hot) = (updates_after - updates, hot_after - hot);
+    // A page that is full before its dead versions may go costs one; an index on the lease costs all.
+    assert!(updates == 50 && hot >= 45, "{hot} of {updates}");
+}
+
+#[test]
+fn every_field_error_of_a_heartbeat_is_told() {
+    let long = json!({ "claim_id": Uuid::new_v4(), "progress": { "text": "x".repeat(2100) } });
+    for (body, expected) in [
+        (json!({}), vec!["/claim_id"]),
+        (json!({ "claim_id": 7, "progress": [], "x": 1 }), vec!["/claim_id", "/progress", "/x"]),
+        (long, vec!["/progress"]),
+        (json!({ "claim_id": Uuid::new_v4(), "progress": { "a": "\0" } }), vec!["/progress"]),
+    ] {
+        let errors = HeartbeatRequest::parse(&body.to_string()).unwrap_err();
+        let pointers: Vec<&str> = errors.iter().map(|field_error| field_error.pointer.as_str()).collect();
+        assert_eq!(pointers, expected);
+    }
+}

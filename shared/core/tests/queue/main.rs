@@ -1,0 +1,12 @@
+//! Operations on rows of the queue, against a real PostgreSQL.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod claim;
+mod claim_order;
+mod contention;
+mod explain;
+mod heartbeat;
+mod lifecycle;
+mod reap;
+mod release;

@@ -1,0 +1,353 @@
+//! The reaper: what it takes back, what it leaves, and that it may run twice at once.
+
+use bakeoff_core::Error;
+use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
+use bakeoff_core::queue::heartbeat::{HeartbeatRequest, heartbeat};
+use bakeoff_core::queue::lease::LeaseTerms;
+use bakeoff_core::queue::reap::{self, Reaped};
+use bakeoff_testkit::Database;
+use bakeoff_testkit::fixture::{self, TERMS};
+use serde_json::json;
+use std::time::Duration;
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+async fn reap(client: &Client) -> Reaped {
+    reap::reap(client, TERMS, Duration::from_secs(20)).await.unwrap()
+}
+
+async fn row(client: &Client, job: &Job) -> Row {
+    client.query_one("SELECT * FROM run_queue WHERE queue_id = $1", &[&job.queue_id]).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_lapsed_claim_counts_an_attempt_and_its_row_is_claimable_at_once() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    assert_eq!(reap(&client).await.returned, 0);
+
+    fixture::lapsed(&client, &job).await;
+    let reaped = reap(&client).await;
+    assert_eq!((reaped.returned, reaped.failed, reaped.finished), (1, 0, true));
+    let row = row(&client, &job).await;
+    assert_eq!((row.get("status"), row.get("attempt_count"), row.get("priority")), ("PENDING", 1, 100));
+    assert_eq!(row.get::<_, &str>("error_detail"), "the lease of bench ran out");
+    let past = client.query_one("SELECT * FROM past_claims", &[]).await.unwrap();
+    assert_eq!(past.get::<_, Uuid>("claim_id"), job.claim_id);
+    assert_eq!(past.get::<_, Uuid>("queue_id"), job.queue_id);
+    assert_eq!((past.get("runner_id"), past.get("ended_by")), ("bench", "lapsed"));
+
+    assert_eq!(fixture::claimed(&client, &runner).await.attempt, 2);
+}
+
+/// A job that kills its runner must not go round for ever.
+#[tokio::test]
+async fn a_poison_job_ends_failed_when_its_attempts_are_spent() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let mut run = fixture::run();
+    run["max_attempts"] = json!(2);
+    fixture::enqueued(&client, &run).await;
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        let job = fixture::claimed(&client, &runner).await;
+        fixture::lapsed(&client, &job).await;
+        let reaped = reap(&client).await;
+        let row = row(&client, &job).await;
+        ends.push((
+            reaped.returned,
+            reaped.failed,
+            row.get::<_, String>("status"),
+            row.get::<_, i32>("attempt_count"),
+            row.get::<_, Option<time::OffsetDateTime>>("completed_at").is_some(),
+        ));
+    }
+    let expected = [(1, 0, "PENDING", 1, false), (1, 0, "PENDING", 2, false), (0, 1, "FAILED", 2, true)];
+    assert_eq!(ends, expected.map(|(r, f, status, n, ended)| (r, f, status.to_owned(), n, ended)));
+}
+
+#[tokio::test]
+async fn a_run_may_have_a_limit_that_heartbeats_do_not_extend() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let mut run = fixture::run();
+    run["max_runtime_s"] = json!(3600);
+    fixture::enqueued(&client, &run).await;
+    let job = fixture::claimed(&client, &runner).await;
+    client.execute("UPDATE run_queue SET claimed_at = now() - interval '59 min'", &[]).await.unwrap();
+    assert_eq!(reap(&client).await.returned, 0);
+    client.execute("UPDATE run_queue SET claimed_at = now() - interval '61 min'", &[]).await.unwrap();
+    assert_eq!(reap(&client).await.returned, 1);
+    assert_eq!(
+        row(&client, &job).await.get::<_, &str>("error_detail"),
+        "bench took longer than max_runtime_s"
+    );
+}
+
+/// Reaping by the age of a claim runs long benchmarks twice.
+#[tokio::test]
+async fn a_claim_of_any_age_is_left_alone_while_its_lease_holds() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (_, job) = fixture::claimed_job(&client).await;
+    client.execute("UPDATE run_queue SET claimed_at = now() - interval '9 days'", &[]).await.unwrap();
+    assert_eq!(reap(&client).await.returned, 0);
+    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
+}
+
+/// The heartbeat is at work on the row when the reaper comes by.
+#[tokio::test]
+async fn a_heartbeat_under_way_wins() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let mut beating = database.client().await;
+    let (runner, job) = fixture::claimed_job(&client).await;
+    fixture::lapsed(&client, &job).await;
+    let transaction = beating.transaction().await.unwrap();
+    let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
+    heartbeat(transaction.client(), &runner.authenticated, TERMS, job.run_id, &request).await.unwrap();
+    assert_eq!(reap(&client).await.returned, 0);
+    transaction.commit().await.unwrap();
+    assert_eq!(reap(&client).await.returned, 0);
+    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "IN_PROGRESS");
+}
+
+/// The reaper is at work on the row when the heartbeat comes: it waits, and has lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn heartbeats_and_reapers_at_once_leave_one_answer() {
+    let database = Database::create().await;
+    let (client, reaping) = (database.client().await, database.client().await);
+    let (runner, mut job) = fixture::claimed_job(&client).await;
+    client.execute("UPDATE run_queue SET max_attempts = 100", &[]).await.unwrap();
+    for _ in 0..30 {
+        fixture::lapsed(&client, &job).await;
+        let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
+        let (beat, reaped) = tokio::join!(
+            heartbeat(&client, &runner.authenticated, TERMS, job.run_id, &request),
+            reap(&reaping)
+        );
+        match beat {
+            Ok(_) => assert_eq!(reaped.returned, 0),
+            Err(Error::ClaimLost) => {
+                assert_eq!(reaped.returned, 1);
+                job = fixture::claimed(&client, &runner).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// EventBridge delivers twice, and runs overlap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_reapers_at_once_share_the_work() {
+    let database = Database::create().await;
+    let (one, other) = (database.client().await, database.client().await);
+    let (_, job) = fixture::claimed_job(&one).await;
+    one.execute(
+        "INSERT INTO run_queue (run_id, prompt_id, status, claimed_by, claimed_at, claim_id, lease_expires_at)
+         SELECT run_id, prompt_id, 'CLAIMED', 'bench', now(), gen_random_uuid(), now() - interval '1 s'
+           FROM run_queue, generate_series(1, 2000)
+          WHERE queue_id = $1",
+        &[&job.queue_id],
+    )
+    .await
+    .unwrap();
+    let (a, b) = tokio::join!(reap(&one), reap(&other));
+    // What one has locked the other passes over; a third run finds what either may have left.
+    let rest = reap(&one).await;
+    assert_eq!(a.returned + b.returned + rest.returned, 2000);
+    let once =
+        "SELECT count(*), count(*) FILTER (WHERE attempt_count = 1) FROM run_queue WHERE status = 'PENDING'";
+    let once = one.query_one(once, &[]).await.unwrap();
+    assert_eq!((once.get::<_, i64>(0), once.get::<_, i64>(1)), (2000, 2000));
+}
+
+#[tokio::test]
+async fn it_stops_when_its_time_is_spent_and_says_so() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (_, job) = fixture::claimed_job(&client).await;
+    fixture::lapsed(&client, &job).await;
+    let reaped = reap::reap(&client, TERMS, Duration::ZERO).await.unwrap();
+    assert_eq!((reaped.returned, reaped.finished), (0, false));
+    assert_eq!(reap(&client).await.returned, 1);
+}
+
+/// While the service was away runners called in vain: none loses its lease before it could speak.
+#[tokio::test]
+async fn after_an_outage_of_our_own_runners_get_time_to_speak() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (_, job) = fixture::claimed_job(&client).await;
+    reap(&client).await;
+    fixture::lapsed(&client, &job).await;
+    let away = "UPDATE reaper_state SET last_run_at = now() - interval '301 s'";
+    client.execute(away, &[]).await.unwrap();
+
+    let reaped = reap(&client).await;
+    assert_eq!(reaped.returned, 0);
+    let grace = reaped.grace_until.unwrap() - time::OffsetDateTime::now_utc();
+    assert!((50..=60).contains(&grace.whole_seconds()), "{grace}");
+    // The next run, a moment later, is still within the grace.
+    assert_eq!(reap(&client).await.returned, 0);
+
+    client.execute("UPDATE reaper_state SET grace_until = now()", &[]).await.unwrap();
+    let reaped = reap(&client).await;
+    assert_eq!((reaped.returned, reaped.grace_until), (1, None));
+}
+
+/// A runner whose next heartbeat was due the moment the service went away has less than a whole lease
+/// left: an outage shorter than a lease can cost it its claim too.
+#[tokio::test]
+async fn an_outage_that_ate_up_what_was_left_of_a_lease_counts() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (_, job) = fixture::claimed_job(&client).await;
+    reap(&client).await;
+    fixture::lapsed(&client, &job).await;
+    let away = "UPDATE reaper_state SET last_run_at = now() - interval '250 s'";
+    client.execute(away, &[]).await.unwrap();
+    assert_eq!(reap(&client).await.returned, 0);
+}
+
+/// With leases shorter than the schedule's period every run looks like one after an outage.
+#[tokio::test]
+async fn a_reaper_that_runs_less_often_than_a_lease_lasts_still_reaps() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let short = LeaseTerms { ttl_s: 30, heartbeat_interval_s: 10 };
+    let (_, job) = fixture::claimed_job(&client).await;
+    reap::reap(&client, short, Duration::from_secs(5)).await.unwrap();
+    fixture::lapsed(&client, &job).await;
+    let mut returned = Vec::new();
+    for _ in 0..2 {
+        let minute_later = "UPDATE reaper_state SET last_run_at = last_run_at - interval '1 min',
+                                                    grace_until = grace_until - interval '1 min'";
+        client.execute(minute_later, &[]).await.unwrap();
+        returned.push(reap::reap(&client, short, Duration::from_secs(5)).await.unwrap().returned);
+    }
+    assert_eq!(returned, [0, 1]);
+}
+
+#[tokio::test]
+async fn rows_whose_backoff_ended_step_back_into_the_ready_order() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let row = &fixture::enqueued(&client, &fixture::run()).await.rows[0];
+    client
+        .execute(
+            "INSERT INTO run_queue (run_id, prompt_id, retry_after)
+             SELECT run_id, prompt_id, now() + make_interval(secs => n)
+               FROM run_queue, generate_series(-1199, 10) AS n WHERE queue_id = $1",
+            &[&row.queue_id],
+        )
+        .await
+        .unwrap();
+    assert_eq!(reap(&client).await.backoffs_ended, 1200);
+    let waiting = "SELECT count(*) FROM run_queue WHERE retry_after IS NOT NULL";
+    assert_eq!(client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0), 10);
+}
+
+#[tokio::test]
+async fn silent_runners_are_marked_dead_and_spent_proofs_forgotten() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    fixture::runner(&client, "silent").await;
+    fixture::runner(&client, "alive").await;
+    client
+        .batch_execute(
+            "UPDATE runners SET last_heartbeat = now() - interval '16 min' WHERE runner_id = 'silent';
+             UPDATE spent_proofs SET forget_at = now() - interval '1 s'
+              WHERE key_id = (SELECT key_id FROM runners WHERE runner_id = 'silent');
+             INSERT INTO runners (runner_id, public_key, last_heartbeat)
+             VALUES ('of-the-harness', 'x', now() - interval '9 days')",
+        )
+        .await
+        .unwrap();
+    let reaped = reap(&client).await;
+    assert_eq!((reaped.silent_runners, reaped.forgotten_proofs), (1, 1));
+    let dead = client.query("SELECT runner_id FROM runners WHERE status = 'DEAD'", &[]).await.unwrap();
+    assert_eq!(dead.iter().map(|row| row.get(0)).collect::<Vec<&str>>(), ["silent"]);
+    assert_eq!(reap(&client).await.silent_runners, 0);
+}
+
+#[tokio::test]
+async fn the_queue_is_measured_and_jobs_that_nobody_could_take_are_counted() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let measured = async || {
+        let queue = reap(&client).await.queue;
+        (queue.depth, queue.live_claims, queue.unsatisfiable)
+    };
+    assert_eq!(measured().await, (0, 0, 0));
+    assert!(reap(&client).await.queue.oldest_eligible_age_s.abs() < 1e-9);
+
+    let mut big = fixture::run();
+    big["models"] = json!([fixture::model("big", "q4_k_m", 70.0)]);
+    fixture::enqueued(&client, &big).await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    assert_eq!(measured().await, (2, 0, 2));
+
+    let runner = fixture::runner(&client, "bench").await;
+    assert_eq!(measured().await, (2, 0, 1));
+    client.execute("UPDATE run_queue SET created_at = now() - interval '90 s'", &[]).await.unwrap();
+    let age = reap(&client).await.queue.oldest_eligible_age_s;
+    assert!((90.0..120.0).contains(&age), "{age}");
+    fixture::claimed(&client, &runner).await;
+    assert_eq!(measured().await, (1, 1, 1));
+
+    // One that waits for its retry is in the queue, and nobody can take it either.
+    client
+        .execute("UPDATE run_queue SET retry_after = now() + interval '1 h' WHERE status = 'PENDING'", &[])
+        .await
+        .unwrap();
+    assert_eq!(measured().await, (1, 1, 1));
+    assert!(reap(&client).await.queue.oldest_eligible_age_s.abs() < 1e-9);
+
+    // A runner that is not seen any more, or not allowed, serves nobody.
+    fixture::enqueued(&client, &fixture::run()).await;
+    assert_eq!(measured().await, (2, 1, 1));
+    client.execute("UPDATE runners SET last_heartbeat = now() - interval '8 days'", &[]).await.unwrap();
+    assert_eq!(measured().await, (2, 1, 2));
+    client
+        .batch_execute(
+            "UPDATE runners SET last_heartbeat = now();
+             UPDATE allowlist SET revoked_at = now(), revoked_by = 'x'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(measured().await, (2, 1, 2));
+}
+
+/// A restore puts rows in without the triggers that would note them.
+#[tokio::test]
+async fn a_row_that_came_past_the_triggers_is_missed_for_an_hour_at_most() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    let runner = fixture::runner(&client, "bench").await;
+    fixture::claimed(&client, &runner).await;
+    let next = async || {
+        let request = ClaimRequest::default();
+        claim(&client, &runner.authenticated, TERMS, &request).await.unwrap()
+    };
+    let raise = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
+    client.query(raise, &[]).await.unwrap();
+    client
+        .batch_execute(
+            "SET session_replication_role = replica;
+             INSERT INTO run_queue (run_id, prompt_id) SELECT run_id, prompt_id FROM run_queue;
+             SET session_replication_role = DEFAULT;",
+        )
+        .await
+        .unwrap();
+    assert!(next().await.is_none(), "the mark stands at the end of the order");
+    reap(&client).await;
+    assert!(next().await.is_none(), "and still does");
+    client.batch_execute("UPDATE claim_cursors SET started_at = now() - interval '61 min'").await.unwrap();
+    reap(&client).await;
+    assert!(next().await.is_some());
+}

@@ -1,0 +1,188 @@
+//! A release: the job handed back, or an attempt reported as failed.
+
+use bakeoff_core::Error;
+use bakeoff_core::queue::claim::Job;
+use bakeoff_core::queue::release::{ReleaseRequest, Released, release};
+use bakeoff_core::runners::revoke::revoke;
+use bakeoff_testkit::Database;
+use bakeoff_testkit::fixture::{self, Runner};
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+async fn give_back(client: &Client, runner: &Runner, job: &Job) -> Result<Released, Error> {
+    let request = ReleaseRequest { claim_id: job.claim_id, failure: None };
+    release(client, &runner.authenticated, job.run_id, &request).await
+}
+
+async fn fail(client: &Client, runner: &Runner, job: &Job) -> Result<Released, Error> {
+    let body = json!({ "claim_id": job.claim_id, "failure": { "code": "oom", "detail": "at layer 3" } });
+    let request = ReleaseRequest::parse(&body.to_string()).unwrap();
+    release(client, &runner.authenticated, job.run_id, &request).await
+}
+
+async fn row(client: &Client, job: &Job) -> tokio_postgres::Row {
+    let row = "SELECT *, extract(epoch FROM retry_after - updated_at)::integer AS wait_s
+                 FROM run_queue WHERE queue_id = $1";
+    client.query_one(row, &[&job.queue_id]).await.unwrap()
+}
+
+fn holds_no_claim(row: &tokio_postgres::Row) {
+    assert_eq!(row.get::<_, Option<Uuid>>("claim_id"), None);
+    assert_eq!(row.get::<_, Option<&str>>("claimed_by"), None);
+    for time in ["claimed_at", "started_at", "lease_expires_at"] {
+        assert_eq!(row.get::<_, Option<time::OffsetDateTime>>(time), None, "{time}");
+    }
+    assert_eq!(row.get::<_, Option<Value>>("progress"), None);
+}
+
+#[tokio::test]
+async fn a_job_handed_back_keeps_its_place_and_counts_no_attempt() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let first = fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    let job = fixture::claimed(&client, &runner).await;
+
+    let released = give_back(&client, &runner, &job).await.unwrap();
+    assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", 0));
+    assert_eq!((released.queue_id, released.retry_after), (job.queue_id, None));
+    holds_no_claim(&row(&client, &job).await);
+    let again = fixture::claimed(&client, &runner).await;
+    assert_eq!((again.run_id, again.attempt, again.priority), (first.run_id, 1, 100));
+}
+
+/// The harness's rule: five minutes, and five places, times the number of failed attempts.
+#[tokio::test]
+async fn a_failed_attempt_comes_later_and_lower_each_time_until_none_is_left() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let mut run = fixture::run();
+    run["max_attempts"] = json!(3);
+    fixture::enqueued(&client, &run).await;
+
+    for (attempt, priority) in [(1, 105), (2, 115), (3, 130)] {
+        let job = fixture::claimed(&client, &runner).await;
+        assert_eq!(job.attempt, attempt);
+        let released = fail(&client, &runner, &job).await.unwrap();
+        assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", attempt));
+        let row = row(&client, &job).await;
+        holds_no_claim(&row);
+        assert_eq!((row.get("wait_s"), row.get("priority")), (300 * attempt, priority));
+        assert_eq!(row.get::<_, &str>("error_detail"), "oom: at layer 3");
+        assert!(released.retry_after.is_some());
+        client.execute("UPDATE run_queue SET retry_after = now()", &[]).await.unwrap();
+    }
+
+    let job = fixture::claimed(&client, &runner).await;
+    let released = fail(&client, &runner, &job).await.unwrap();
+    assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 3));
+    let row = row(&client, &job).await;
+    holds_no_claim(&row);
+    assert!(row.get::<_, Option<time::OffsetDateTime>>("completed_at").is_some());
+    assert_eq!((row.get("priority"), row.get::<_, Option<i32>>("wait_s")), (130, None));
+}
+
+#[tokio::test]
+async fn a_run_without_further_attempts_fails_at_the_first() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let mut run = fixture::run();
+    run["max_attempts"] = json!(0);
+    fixture::enqueued(&client, &run).await;
+    let job = fixture::claimed(&client, &runner).await;
+    let released = fail(&client, &runner, &job).await.unwrap();
+    assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 0));
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_said_again_and_changes_nothing() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    fixture::enqueued(&client, &fixture::run()).await;
+
+    let job = fixture::claimed(&client, &runner).await;
+    let first = give_back(&client, &runner, &job).await.unwrap();
+    let again = give_back(&client, &runner, &job).await.unwrap();
+    assert_eq!(format!("{first:?}"), format!("{again:?}"));
+
+    let job = fixture::claimed(&client, &runner).await;
+    let first = fail(&client, &runner, &job).await.unwrap();
+    let again = fail(&client, &runner, &job).await.unwrap();
+    assert_eq!(format!("{first:?}"), format!("{again:?}"));
+    assert_eq!(row(&client, &job).await.get::<_, i32>("attempt_count"), 1);
+
+    // It was reported as failed: handing it back is another statement, and comes too late.
+    let refused = give_back(&client, &runner, &job).await;
+    assert!(matches!(refused, Err(Error::ClaimLost)), "{refused:?}");
+}
+
+/// The client gave up waiting and sent it again while the first was still at work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_sent_twice_at_once_is_answered_twice() {
+    let database = Database::create().await;
+    let (one, other) = (database.client().await, database.client().await);
+    let runner = fixture::runner(&one, "bench").await;
+    fixture::enqueued(&one, &fixture::run()).await;
+    for _ in 0..20 {
+        let job = fixture::claimed(&one, &runner).await;
+        let (a, b) = tokio::join!(give_back(&one, &runner, &job), give_back(&other, &runner, &job));
+        assert_eq!((a.unwrap().status, b.unwrap().status), ("PENDING".to_owned(), "PENDING".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn only_the_holder_of_a_live_claim_may_release_it() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let other = fixture::runner(&client, "other").await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    let job = fixture::claimed(&client, &runner).await;
+    let lost = |answer: Result<Released, Error>| {
+        assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
+    };
+    lost(give_back(&client, &other, &job).await);
+    lost(fail(&client, &other, &job).await);
+    lost(give_back(&client, &runner, &Job { run_id: Uuid::new_v4(), ..job.clone() }).await);
+    lost(give_back(&client, &runner, &Job { claim_id: Uuid::new_v4(), ..job.clone() }).await);
+    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
+
+    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    lost(fail(&client, &runner, &job).await);
+    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "COMPLETE");
+}
+
+#[tokio::test]
+async fn a_revoked_key_releases_nothing() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    let job = fixture::claimed(&client, &runner).await;
+    give_back(&client, &runner, &job).await.unwrap();
+    revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
+    let refused = give_back(&client, &runner, &job).await;
+    assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
+}
+
+#[test]
+fn every_field_error_of_a_release_is_told() {
+    let claim_id = Uuid::new_v4();
+    for (body, expected) in [
+        (json!({}), vec!["/claim_id"]),
+        (json!({ "claim_id": claim_id, "failure": "oom" }), vec!["/failure"]),
+        (
+            json!({ "claim_id": claim_id, "failure": { "code": "oops", "detail": "\0", "x": 1 } }),
+            vec!["/failure/code", "/failure/detail", "/failure/x"],
+        ),
+    ] {
+        let errors = ReleaseRequest::parse(&body.to_string()).unwrap_err();
+        let pointers: Vec<&str> = errors.iter().map(|field_error| field_error.pointer.as_str()).collect();
+        assert_eq!(pointers, expected);
+    }
+}

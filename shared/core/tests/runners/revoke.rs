@@ -1,0 +1,111 @@
+//! A revocation: refused at once, and the jobs back in the same transaction.
+
+use bakeoff_core::Error;
+use bakeoff_core::runners::revoke::{parse_reason, revoke};
+use bakeoff_testkit::Database;
+use bakeoff_testkit::fixture;
+use serde_json::{Value, json};
+use tokio_postgres::Row;
+
+#[tokio::test]
+async fn live_claims_go_back_with_no_attempt_counted_and_all_else_is_left_alone() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let other = fixture::runner(&client, "other").await;
+    for _ in 0..5 {
+        fixture::enqueued(&client, &fixture::run()).await;
+    }
+    let jobs = [fixture::claimed(&client, &runner).await, fixture::claimed(&client, &runner).await];
+    let done = fixture::claimed(&client, &runner).await;
+    fixture::submitted(&client, &runner, &done, &fixture::result(&done)).await.unwrap();
+    let others = fixture::claimed(&client, &other).await;
+
+    let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), Some("lost")).await.unwrap();
+    assert_eq!((revoked.key_id, revoked.claims_returned), (runner.machine.key_id(), 2));
+    let status = async |queue_id| -> Row {
+        let row = "SELECT status, attempt_count, priority, claim_id IS NULL AS free FROM run_queue
+                    WHERE queue_id = $1";
+        client.query_one(row, &[&queue_id]).await.unwrap()
+    };
+    for job in &jobs {
+        let row = status(job.queue_id).await;
+        assert_eq!((row.get("status"), row.get("attempt_count"), row.get("priority")), ("PENDING", 0, 100));
+        assert!(row.get::<_, bool>("free"));
+        let past = "SELECT runner_id, ended_by FROM past_claims WHERE claim_id = $1";
+        let past = client.query_one(past, &[&job.claim_id]).await.unwrap();
+        assert_eq!((past.get("runner_id"), past.get("ended_by")), ("bench", "revoked"));
+    }
+    assert_eq!(status(done.queue_id).await.get::<_, &str>("status"), "COMPLETE");
+    assert_eq!(status(others.queue_id).await.get::<_, &str>("status"), "CLAIMED");
+
+    let line = "SELECT actor, subject, detail FROM audit_log WHERE action = 'key.revoke'";
+    let line = client.query_one(line, &[]).await.unwrap();
+    assert_eq!(line.get::<_, &str>("actor"), fixture::admin().principal());
+    assert_eq!(line.get::<_, Value>("detail"), json!({ "reason": "lost", "claims_returned": 2 }));
+}
+
+#[tokio::test]
+async fn a_second_revocation_changes_nothing() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let key_id = runner.machine.key_id();
+    let first = revoke(&client, &fixture::admin(), &key_id, Some("lost")).await.unwrap();
+    let again = revoke(&client, &fixture::admin(), &key_id, Some("found")).await.unwrap();
+    assert_eq!((again.revoked_at, again.claims_returned), (first.revoked_at, 0));
+    let kept = "SELECT revoked_reason, revoked_by FROM allowlist";
+    let kept = client.query_one(kept, &[]).await.unwrap();
+    assert_eq!((kept.get("revoked_reason"), kept.get("revoked_by")), ("lost", fixture::admin().principal()));
+
+    let unknown = revoke(&client, &fixture::admin(), "no-such-key", None).await;
+    assert!(matches!(unknown, Err(Error::KeyNotFound)), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn all_names_of_a_key_lose_their_claims() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let second = fixture::Machine { name: "second".to_owned(), key: runner.machine.key.clone() };
+    let body = second.registration();
+    let second = second.register(&client, &body).await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::claimed(&client, &runner).await;
+    fixture::claimed(&client, &second).await;
+    let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
+    assert_eq!(revoked.claims_returned, 2);
+}
+
+/// The harness's own tools marked rows CLAIMED before there were claim ids.
+#[tokio::test]
+async fn a_row_that_an_old_tool_claimed_does_not_stand_in_the_way() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    client
+        .batch_execute(
+            "ALTER TABLE run_queue DROP CONSTRAINT run_queue_live_has_a_claim;
+             UPDATE run_queue SET status = 'CLAIMED', claimed_by = 'bench', claimed_at = now();
+             ALTER TABLE run_queue ADD CONSTRAINT run_queue_live_has_a_claim CHECK (
+                 status NOT IN ('CLAIMED', 'IN_PROGRESS') OR claim_id IS NOT NULL) NOT VALID",
+        )
+        .await
+        .unwrap();
+    let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
+    assert_eq!(revoked.claims_returned, 1);
+    let status: String = client.query_one("SELECT status FROM run_queue", &[]).await.unwrap().get(0);
+    assert_eq!(status, "PENDING");
+}
+
+#[test]
+fn a_reason_may_be_left_out_but_not_misspelt() {
+    assert_eq!(parse_reason(" \n"), Ok(None));
+    assert_eq!(parse_reason("{}"), Ok(None));
+    assert_eq!(parse_reason(r#"{"reason": "lost"}"#), Ok(Some("lost".to_owned())));
+    for body in [r#"{"raeson": "lost"}"#, r#"{"reason": 1}"#, "lost"] {
+        assert!(parse_reason(body).is_err(), "{body}");
+    }
+}

@@ -1,0 +1,84 @@
+//! Putting a failed or cancelled run back in the queue.
+
+use bakeoff_core::Error;
+use bakeoff_core::queue::heartbeat::{Directive, HeartbeatRequest, heartbeat};
+use bakeoff_core::queue::reap::reap;
+use bakeoff_core::runs::cancel::cancel;
+use bakeoff_core::runs::requeue::requeue;
+use bakeoff_testkit::Database;
+use bakeoff_testkit::fixture::{self, Runner, TERMS};
+use serde_json::json;
+use std::time::Duration;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+async fn directive(client: &Client, runner: &Runner, run_id: Uuid, claim_id: Uuid) -> Directive {
+    let request = HeartbeatRequest { claim_id, progress: None };
+    heartbeat(client, &runner.authenticated, TERMS, run_id, &request).await.unwrap().directive
+}
+
+#[tokio::test]
+async fn a_requeue_gives_what_ended_without_a_result_a_fresh_start() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let run_id = fixture::split_run(&client).await;
+    let held = fixture::claimed(&client, &runner).await;
+    cancel(&client, &fixture::admin(), run_id, None).await.unwrap();
+    client
+        .batch_execute(
+            "UPDATE run_queue SET status = 'FAILED', attempt_count = 5
+              WHERE queue_id = (SELECT queue_id FROM run_queue WHERE claim_id IS NULL LIMIT 1)",
+        )
+        .await
+        .unwrap();
+
+    let requeued = requeue(&client, &fixture::admin(), run_id, Some("once more")).await.unwrap();
+    assert_eq!((requeued.run_id, requeued.rows_requeued), (run_id, 3));
+    // The runner of the cancelled row may not have heard yet.
+    assert_eq!(directive(&client, &runner, run_id, held.claim_id).await, Directive::Cancel);
+    for _ in 0..3 {
+        let job = fixture::claimed(&client, &runner).await;
+        assert_eq!((job.attempt, job.run_id), (1, run_id));
+        assert_ne!(job.claim_id, held.claim_id);
+    }
+    // Live rows are left alone.
+    assert_eq!(requeue(&client, &fixture::admin(), run_id, None).await.unwrap().rows_requeued, 0);
+    assert_eq!(fixture::statuses(&client, run_id).await, ["CLAIMED", "CLAIMED", "CLAIMED"]);
+}
+
+#[tokio::test]
+async fn a_requeue_of_a_row_that_waits_brings_it_forward() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let run_id = fixture::enqueued(&client, &fixture::run()).await.run_id;
+    client
+        .execute("UPDATE run_queue SET retry_after = now() + interval '1 h', attempt_count = 3", &[])
+        .await
+        .unwrap();
+    assert_eq!(requeue(&client, &fixture::admin(), run_id, None).await.unwrap().rows_requeued, 1);
+    let job = fixture::claimed(&client, &runner).await;
+    assert_eq!(job.attempt, 1);
+    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    let complete = requeue(&client, &fixture::admin(), run_id, None).await;
+    assert!(matches!(complete, Err(Error::RunFinished(_))), "{complete:?}");
+    let unknown = requeue(&client, &fixture::admin(), Uuid::new_v4(), None).await;
+    assert!(matches!(unknown, Err(Error::RunNotFound)), "{unknown:?}");
+}
+
+/// The claim lapsed before the requeue: its result is as welcome as ever.
+#[tokio::test]
+async fn a_late_result_still_counts_after_a_requeue() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let mut run = fixture::run();
+    run["max_attempts"] = json!(0);
+    let run_id = fixture::enqueued(&client, &run).await.run_id;
+    let job = fixture::claimed(&client, &runner).await;
+    fixture::lapsed(&client, &job).await;
+    reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
+    requeue(&client, &fixture::admin(), run_id, None).await.unwrap();
+    assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
+}

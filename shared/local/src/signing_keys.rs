@@ -1,0 +1,53 @@
+//! The service's signing key for one run of the local stack.
+
+use std::path::Path;
+
+use bakeoff_core::runners::token::rotated;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::SigningKey;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use time::{Duration, OffsetDateTime};
+
+use crate::error::{Error, Result};
+use crate::postgres::write_private;
+
+/// Writes a JWK set with one fresh key, readable by us alone.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_signing_keys(path: &Path) -> Result<()> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the operating system gives random bytes");
+    let set = rotated(r#"{"keys":[]}"#, seed, OffsetDateTime::now_utc(), Duration::ZERO)
+        .map_err(|refused| Error::Failed(refused.to_string()))?;
+    write_private(path, &set)
+}
+
+/// The members that identify the key.
+pub fn public_jwk(key: &SigningKey) -> Value {
+    let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+    json!({"crv": "Ed25519", "kty": "OKP", "x": x})
+}
+
+/// RFC 7638: the digest of the required members in lexicographic order, without white space.
+pub fn thumbprint(key: &SigningKey) -> String {
+    let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
+    let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    URL_SAFE_NO_PAD.encode(Sha256::digest(members))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The key and thumbprint of RFC 8037, appendices A.1 and A.3.
+    #[test]
+    fn the_thumbprint_is_rfc_8037s() {
+        let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
+        let key = SigningKey::from_bytes(&seed.try_into().unwrap());
+        assert_eq!(public_jwk(&key)["x"], "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
+        assert_eq!(thumbprint(&key), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+}

@@ -1,0 +1,7 @@
+//! What the local API Gateway plays, against what AWS documents.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod event;
+mod sigv4;
+mod template;

@@ -1,0 +1,323 @@
+//! What stands before a test's story begins: a runner that may work, a run in the queue, a claimed job,
+//! a signed result. Everything is made the way the service makes it, through the core's operations.
+//!
+//! Time is moved in the data, never waited for: [`lapsed`].
+
+use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
+use bakeoff_core::queue::lease::LeaseTerms;
+use bakeoff_core::results::canonical_json::CanonicalForm;
+use bakeoff_core::results::submit::{Accepted, submit, verify_envelope};
+use bakeoff_core::runners::allowlist::{self, NewEntry};
+use bakeoff_core::runners::key::PublicKey;
+use bakeoff_core::runners::proof::ProvenKey;
+use bakeoff_core::runners::register::{Registration, register};
+use bakeoff_core::runners::runner::{Admin, AuthenticatedRunner};
+use bakeoff_core::runners::token::{ServiceKeys, rotated};
+use bakeoff_core::runs::enqueue::{Enqueued, NewRun, enqueue};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use time::{Duration, OffsetDateTime};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+/// The service's public URL: issuer and audience of its tokens.
+pub const SERVICE: &str = "https://queue.example";
+/// The public URL of the registration route, which proofs are made for.
+pub const REGISTER_URL: &str = "https://queue.example/api/runners/register";
+/// Leases of 300 s, heartbeats every 60 s.
+pub const TERMS: LeaseTerms = LeaseTerms { ttl_s: 300, heartbeat_interval_s: 60 };
+
+/// The service's signing keys, the same in every test.
+pub fn service_keys() -> ServiceKeys {
+    ServiceKeys::from_jwk_set(&key_set([42; 32])).expect("a JWK set of one key")
+}
+
+/// A JWK set of one signing key, as the secret holds it.
+pub fn key_set(seed: [u8; 32]) -> String {
+    rotated(r#"{"keys":[]}"#, seed, time::OffsetDateTime::UNIX_EPOCH, time::Duration::ZERO)
+        .expect("an empty set can be rotated")
+}
+
+/// An admin, as IAM would name them.
+pub fn admin() -> Admin {
+    Admin::vouched_by_iam("arn:aws:iam::000000000000:user/bastion")
+}
+
+/// A runner's key and name, known to nobody yet. The key follows from the name.
+#[derive(Debug)]
+pub struct Machine {
+    /// The name it registers under.
+    pub name: String,
+    /// Its key.
+    pub key: SigningKey,
+}
+
+impl Machine {
+    /// A machine of this name.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), key: SigningKey::from_bytes(&Sha256::digest(name).into()) }
+    }
+
+    /// The public half, as the core has it.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey::from_bytes(self.key.verifying_key().as_bytes()).expect("a key of our own making")
+    }
+
+    /// The key's id on the allowlist.
+    pub fn key_id(&self) -> String {
+        self.public_key().key_id().to_string()
+    }
+
+    /// The claims of a fresh proof, to be bent before it is signed.
+    pub fn proof_claims(&self) -> Value {
+        json!({
+            "htm": "POST", "htu": REGISTER_URL, "jti": Uuid::new_v4(),
+            "iat": OffsetDateTime::now_utc().unix_timestamp(),
+        })
+    }
+
+    /// A proof of possession (RFC 9449) with these claims.
+    pub fn proof(&self, claims: &Value) -> String {
+        let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public_key().jwk_x() });
+        jwt(&json!({ "typ": "dpop+jwt", "alg": "EdDSA", "jwk": jwk }), claims, &self.key)
+    }
+
+    /// A proof's key, as registration takes it.
+    ///
+    /// # Panics
+    /// When the claims are not those of a proof for [`REGISTER_URL`].
+    pub fn proven(&self, claims: &Value) -> ProvenKey {
+        ProvenKey::from_proof(&self.proof(claims), REGISTER_URL).expect("a proof of our own making")
+    }
+
+    /// The body of its registration: 24 GB, `q4_k_m` and `q8_0`.
+    pub fn registration(&self) -> Value {
+        json!({
+            "public_key": self.public_key().to_base64(), "runner_id": self.name, "hostname": "bench-01",
+            "capabilities": { "vram_gb": 24, "quantizations": ["q4_k_m", "q8_0"] },
+        })
+    }
+
+    /// Puts the key on the allowlist.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub async fn allow(&self, client: &Client) {
+        let entry = json!({ "public_key": self.public_key().to_base64(), "label": self.name });
+        let entry = NewEntry::parse(&entry.to_string()).expect("an entry of our own making");
+        allowlist::add(client, &admin(), &entry).await.expect("the key is allowed");
+    }
+
+    /// Registers with a fresh proof and authenticates by the token.
+    ///
+    /// # Panics
+    /// When either is refused.
+    pub async fn register(self, client: &Client, body: &Value) -> Runner {
+        let keys = service_keys();
+        let registration = Registration::parse(&body.to_string()).expect("a registration that parses");
+        let proven = self.proven(&self.proof_claims());
+        let registered = register(client, &keys, SERVICE, Duration::hours(1), &proven, &registration)
+            .await
+            .expect("the registration is accepted");
+        let authenticated = keys.authenticate(SERVICE, &registered.token).expect("the token is good");
+        Runner { machine: self, token: registered.token, authenticated }
+    }
+}
+
+/// A registered, authenticated runner.
+#[derive(Debug)]
+pub struct Runner {
+    /// Name and key.
+    pub machine: Machine,
+    /// Its token.
+    pub token: String,
+    /// What operations demand.
+    pub authenticated: AuthenticatedRunner,
+}
+
+/// An allowed and registered runner with 24 GB that serves `q4_k_m` and `q8_0`.
+pub async fn runner(client: &Client, name: &str) -> Runner {
+    let machine = Machine::named(name);
+    machine.allow(client).await;
+    let body = machine.registration();
+    machine.register(client, &body).await
+}
+
+/// An allowed and registered runner of these capabilities.
+pub async fn runner_with(client: &Client, name: &str, vram_gb: f64, quantizations: &[&str]) -> Runner {
+    let machine = Machine::named(name);
+    machine.allow(client).await;
+    let mut body = machine.registration();
+    body["capabilities"] = json!({ "vram_gb": vram_gb, "quantizations": quantizations });
+    machine.register(client, &body).await
+}
+
+/// The body of a request to enqueue: priority 100, 5 attempts, one prompt `plain`, one task, and one
+/// model `m` of 9 billion parameters in `q4_k_m`, which needs 6 GB. Tests change what their story is
+/// about.
+pub fn run() -> Value {
+    json!({
+        "run_id": Uuid::new_v4(), "publisher_id": "bastion",
+        "models": [model("m", "q4_k_m", 9.0)], "prompts": [prompt("plain")],
+        "tasks": [{ "id": "sum" }], "config": { "run": { "seed": 11 } },
+    })
+}
+
+/// A run that asks nothing of its runner.
+pub fn undemanding_run() -> Value {
+    let mut run = run();
+    run["models"] = json!([]);
+    run
+}
+
+/// A model of a run. It needs ⌈billions × the quantization's multiplier × 1.15⌉ GB.
+pub fn model(id: &str, quantization: &str, billions: f64) -> Value {
+    json!({ "id": id, "descriptor": {
+        "schema_version": 1, "name": id, "model_hash": format!("sha256:{id}"), "quantization": quantization,
+        "parameter_count_b": billions, "active_parameter_count_b": billions,
+        "sources": [{ "source_type": "huggingface", "url": format!("https://example.org/{id}.gguf") }],
+    }})
+}
+
+/// A prompt of a run.
+pub fn prompt(id: &str) -> Value {
+    json!({ "id": id, "file_path": format!("prompts/{id}.md"), "git_commit_hash": "ad48ac3" })
+}
+
+/// Enqueues a run.
+///
+/// # Panics
+/// When that is refused.
+pub async fn enqueued(client: &Client, run: &Value) -> Enqueued {
+    let run = NewRun::parse(&run.to_string()).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    enqueue(client, &admin(), &run).await.expect("the run is enqueued")
+}
+
+/// The job that a runner claims.
+///
+/// # Panics
+/// When there is none for it.
+pub async fn claimed(client: &Client, runner: &Runner) -> Job {
+    claim(client, &runner.authenticated, TERMS, &ClaimRequest::default())
+        .await
+        .expect("the claim is accepted")
+        .expect("there is a job")
+}
+
+/// A runner that holds the one job there is.
+pub async fn claimed_job(client: &Client) -> (Runner, Job) {
+    let runner = runner(client, "bench").await;
+    enqueued(client, &run()).await;
+    let job = claimed(client, &runner).await;
+    (runner, job)
+}
+
+/// Enqueues a run of three rows, one for each of its prompts.
+pub async fn split_run(client: &Client) -> Uuid {
+    let mut run = run();
+    run["prompts"] = ["a", "b", "c"].map(prompt).into_iter().collect();
+    run["split_by"] = json!("prompt");
+    enqueued(client, &run).await.run_id
+}
+
+/// The states of a run's rows, in alphabetical order.
+pub async fn statuses(client: &Client, run_id: Uuid) -> Vec<String> {
+    let rows = "SELECT status FROM run_queue WHERE run_id = $1 ORDER BY status";
+    let rows = client.query(rows, &[&run_id]).await.expect("the rows of a run");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Lets the claim's lease run out, one second ago.
+pub async fn lapsed(client: &Client, job: &Job) {
+    let lapse = "UPDATE run_queue SET lease_expires_at = now() - interval '1 s' WHERE claim_id = $1";
+    let rows = client.execute(lapse, &[&job.claim_id]).await.expect("the lease is moved");
+    assert_eq!(rows, 1, "the claim is live");
+}
+
+/// A result of the job in which every cell scored 1, as the harness would write it for two tasks. Models
+/// and prompts are the job's own.
+pub fn result(job: &Job) -> Value {
+    let ids = |list: &RawValue| -> Vec<String> {
+        let list: Vec<Value> = serde_json::from_str(list.get()).expect("a list");
+        list.iter().filter_map(|entry| entry["id"].as_str().map(str::to_owned)).collect()
+    };
+    let (mut models, prompts) = (ids(&job.models), ids(&job.prompts));
+    if models.is_empty() {
+        models.push("m".to_owned());
+    }
+    result_of(&job.run_id.to_string(), &models, &prompts)
+}
+
+/// A result in which every cell scored 1, for two tasks and these models and prompts.
+pub fn result_of(run_id: &str, models: &[String], prompts: &[String]) -> Value {
+    let described = |id: &String| json!({ "id": id, "gguf": format!("{id}.gguf") });
+    let mut records = Vec::new();
+    for task in ["sum", "sort"] {
+        for prompt in prompts {
+            records.extend(models.iter().map(|model| {
+                json!({
+                    "task_id": task, "prompt_id": prompt, "model_id": model, "tier": "main",
+                    "quality_heuristic": 1.0, "peak_vram_mb": 6000.5, "tokens_per_second": 50.0,
+                    "flops_per_token_theoretical": 2e10,
+                })
+            }));
+        }
+    }
+    json!({
+        "run_id": run_id, "timestamp": "2026-08-01T12:00:00Z",
+        "config": {
+            "models": models.iter().map(described).collect::<Vec<_>>(),
+            "prompts": prompts.iter().map(|id| json!({ "id": id })).collect::<Vec<_>>(),
+        },
+        "provenance": { "config_hash": "c0ffee", "seed": 0, "git": { "sha": "ad48ac3" } },
+        "model_metadata": models.iter().map(described).collect::<Vec<_>>(),
+        "tasks": [{ "id": "sum" }, { "id": "sort" }],
+        "records": records,
+        "hardware": {
+            "gpu_model": "NVIDIA GeForce RTX 4090", "vram_mb": 24564, "power_limit_w": 450.0,
+            "cpu_model": "AMD Ryzen 9 7950X", "cpu_cores": 16, "cpu_threads": 32, "ram_gb": 64.0,
+            "os_name": "Linux", "os_version": "6.8.0", "driver_version": "560.35.03",
+        },
+    })
+}
+
+/// The result in the harness's envelope, signed by the machine.
+pub fn envelope(machine: &Machine, result: &Value) -> Box<RawValue> {
+    let text = result.to_string();
+    let digest = CanonicalForm::of(text.as_bytes()).expect("a result of our own making").sha256();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let signature = STANDARD.encode(machine.key.sign(&digest).to_bytes());
+    let sig = json!({
+        "sha256": hex, "signature": signature, "runner_id": machine.name,
+        "signed_at": "2026-08-01T12:00:00Z",
+    });
+    RawValue::from_string(format!("{{\"result\": {text}, \"sig\": {sig}}}")).expect("JSON")
+}
+
+/// Submits the result under the job's claim, in an envelope signed by the runner.
+///
+/// # Errors
+/// As the core refuses it.
+pub async fn submitted(
+    client: &Client,
+    runner: &Runner,
+    job: &Job,
+    result: &Value,
+) -> Result<Accepted, bakeoff_core::Error> {
+    let envelope = envelope(&runner.machine, result);
+    let verified = verify_envelope(&runner.authenticated, &envelope)?;
+    let keys = service_keys();
+    submit(client, &keys, SERVICE, &runner.authenticated, job.run_id, job.claim_id, &verified).await
+}
+
+/// A JWS in compact serialization (RFC 7515 section 7.1) with any header and claims, signed EdDSA.
+pub fn jwt(header: &Value, claims: &Value, key: &SigningKey) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(header), part(claims));
+    let signature = key.sign(signed.as_bytes()).to_bytes();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
