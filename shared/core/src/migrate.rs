@@ -14,6 +14,7 @@ mod embedded {
 /// Functions called by operations. Each file is `CREATE OR REPLACE`: code, not schema, so it has no
 /// version. A changed signature is a function of another name, or old code would break mid-deploy.
 const FUNCTIONS: &[&str] = &[
+    include_str!("runners/allowlist_admits.sql"),
     include_str!("queue/claim.sql"),
     include_str!("runs/enqueue.sql"),
     include_str!("queue/heartbeat.sql"),

@@ -170,3 +170,17 @@ async fn the_functions_are_there_and_no_others() {
     written.dedup();
     assert_eq!(there, written);
 }
+
+/// The allowlist's rule stands in one SQL function. Postgres must inline it: a call per row would hide the
+/// partial index on unrevoked entries from the planner.
+#[tokio::test]
+async fn the_allowlist_rule_is_inlined() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let plan = "EXPLAIN SELECT FROM allowlist a WHERE a.key_id = 'k' AND allowlist_admits(a, 'bench')";
+    client.batch_execute("SET enable_seqscan = off").await.unwrap();
+    let plan: Vec<String> = client.query(plan, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    let plan = plan.join("\n");
+    assert!(plan.contains("allowlist_unrevoked_idx"), "{plan}");
+    assert!(!plan.contains("allowlist_admits"), "{plan}");
+}

@@ -85,9 +85,7 @@ BEGIN
                               AND q.retry_after <= now()) AS has_due_rows
               FROM allowlist a
               JOIN runners r ON r.runner_id = p_runner_id AND r.key_id = a.key_id
-             WHERE a.key_id = p_key_id AND a.revoked_at IS NULL
-               AND (a.expires_at IS NULL OR a.expires_at > now())
-               AND (a.runner_id IS NULL OR a.runner_id = p_runner_id)
+             WHERE a.key_id = p_key_id AND allowlist_admits(a, p_runner_id)
             OFFSET 0) can
       LEFT JOIN claim_cursors cursor ON cursor.vram_gb = can.vram_gb AND cursor.quantization_ids = can.quantization_ids
      CROSS JOIN LATERAL (SELECT coalesce(cursor.priority, -2147483648) AS priority,

@@ -6,9 +6,7 @@ WITH fit AS MATERIALIZED (
                   WHERE m.name = ANY (coalesce($4, r.quantizations))) AS quantization_ids
       FROM allowlist a
       JOIN runners r ON r.runner_id = $2 AND r.key_id = a.key_id
-     WHERE a.key_id = $1 AND a.revoked_at IS NULL
-       AND (a.expires_at IS NULL OR a.expires_at > now())
-       AND (a.runner_id IS NULL OR a.runner_id = $2)
+     WHERE a.key_id = $1 AND allowlist_admits(a, $2)
 ), lanes AS MATERIALIZED (
     SELECT l.lane_id, l.required_vram_gb <= fit.vram_gb AS vram_fits,
            l.quantization_ids <@ fit.quantization_ids AS quantization_fits

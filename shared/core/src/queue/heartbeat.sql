@@ -20,9 +20,8 @@ CREATE OR REPLACE FUNCTION queue_heartbeat(
 BEGIN
     server_time := now();
     IF NOT EXISTS (SELECT FROM allowlist a
-                    WHERE a.key_id = p_key_id AND a.kind = 'ed25519' AND a.revoked_at IS NULL
-                      AND (a.expires_at IS NULL OR a.expires_at > now())
-                      AND (a.runner_id IS NULL OR a.runner_id = p_runner_id)) THEN
+                    WHERE a.key_id = p_key_id AND a.kind = 'ed25519'
+                      AND allowlist_admits(a, p_runner_id)) THEN
         outcome := 'key_not_allowed';
         RETURN;
     END IF;

@@ -6,9 +6,7 @@ WITH served AS MATERIALIZED (
       FROM runners r
      WHERE r.last_heartbeat > now() - interval '7 days'
        AND EXISTS (SELECT FROM allowlist a
-                    WHERE a.key_id = r.key_id AND a.revoked_at IS NULL
-                      AND (a.expires_at IS NULL OR a.expires_at > now())
-                      AND (a.runner_id IS NULL OR a.runner_id = r.runner_id))
+                    WHERE a.key_id = r.key_id AND allowlist_admits(a, r.runner_id))
 ), pending AS MATERIALIZED (
     SELECT lane_id, count(*) AS rows, min(created_at) AS eligible_since
       FROM run_queue WHERE status = 'PENDING' AND retry_after IS NULL GROUP BY lane_id

@@ -3,10 +3,8 @@
 -- FAILED when attempts are spent.
 WITH allowed AS (
     SELECT 1
-      FROM allowlist
-     WHERE key_id = $3 AND kind = 'ed25519' AND revoked_at IS NULL
-       AND (expires_at IS NULL OR expires_at > now())
-       AND (runner_id IS NULL OR runner_id = $4)
+      FROM allowlist a
+     WHERE key_id = $3 AND kind = 'ed25519' AND allowlist_admits(a, $4)
 ), ended AS (
     UPDATE run_queue
        SET status = CASE WHEN $5::text IS NULL OR attempt_count < max_attempts THEN 'PENDING' ELSE 'FAILED' END,

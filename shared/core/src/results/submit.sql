@@ -54,10 +54,8 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
 #variable_conflict use_column
 BEGIN
     SELECT now(),
-           EXISTS (SELECT FROM allowlist
-                    WHERE key_id = p_key_id AND kind = 'ed25519' AND revoked_at IS NULL
-                      AND (expires_at IS NULL OR expires_at > now())
-                      AND (runner_id IS NULL OR runner_id = p_runner_id)),
+           EXISTS (SELECT FROM allowlist a
+                    WHERE key_id = p_key_id AND kind = 'ed25519' AND allowlist_admits(a, p_runner_id)),
            s.claim_state, s.queue_id, j.models, j.prompts,
            b.submission_id, b.queue_id, b.signer_kind, b.signer, b.signer_issuer, b.late, b.metrics, b.receipt
       INTO server_time, allowed, claim_state, queue_id, models, prompts,
@@ -103,16 +101,13 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_key_id, 0));
     IF NOT EXISTS (SELECT FROM allowlist a
-                    WHERE a.key_id = p_key_id AND a.revoked_at IS NULL
-                      AND (a.expires_at IS NULL OR a.expires_at > now())
-                      AND (a.runner_id IS NULL OR a.runner_id = p_runner_id)) THEN
+                    WHERE a.key_id = p_key_id AND allowlist_admits(a, p_runner_id)) THEN
         RETURN 'key_not_allowed';
     END IF;
     IF p_signer_key_id IS NOT NULL THEN
         PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_signer_key_id, 0));
         IF NOT EXISTS (SELECT FROM allowlist a
-                        WHERE a.key_id = p_signer_key_id AND a.revoked_at IS NULL
-                          AND (a.expires_at IS NULL OR a.expires_at > now())) THEN
+                        WHERE a.key_id = p_signer_key_id AND allowlist_admits(a, NULL)) THEN
             RETURN 'signer_not_allowed';
         END IF;
     END IF;

@@ -6,8 +6,8 @@ WITH expired AS (
      WHERE key_id = $1 AND revoked_at IS NULL AND expires_at <= now()
     RETURNING 1
 ), active AS (
-    SELECT * FROM allowlist
-     WHERE key_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    SELECT * FROM allowlist a
+     WHERE key_id = $1 AND allowlist_admits(a, runner_id)
 ), added AS (
     INSERT INTO allowlist (key_id, kind, public_key, issuer, subject, repository, workflow, runner_id, label,
                            added_by, expires_at)

@@ -1,4 +1,4 @@
 SELECT *
-  FROM allowlist
+  FROM allowlist a
  WHERE kind = 'oidc' AND issuer = $1 AND subject = $2
-   AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+   AND allowlist_admits(a, NULL)

@@ -4,10 +4,8 @@ WITH fresh AS (
     SELECT 1 WHERE abs(extract(epoch FROM now()) - $5) <= $6
 ), allowed AS (
     SELECT 1
-      FROM allowlist, fresh
-     WHERE key_id = $1 AND kind = 'ed25519' AND revoked_at IS NULL
-       AND (expires_at IS NULL OR expires_at > now())
-       AND (runner_id IS NULL OR runner_id = $3)
+      FROM allowlist a, fresh
+     WHERE key_id = $1 AND kind = 'ed25519' AND allowlist_admits(a, $3)
 ), unspent AS (
     -- Kept for twice the time in which the proof could pass once more: a replay cache shorter than the
     -- accepted skew lets a proof in twice.
