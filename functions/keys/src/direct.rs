@@ -33,7 +33,7 @@ pub(crate) async fn dispatch(app: &App, event: LambdaEvent<Box<RawValue>>) -> Re
         return as_gateway_response(respond(app, answer, request).await?);
     }
     let request_id = &event.context.request_id;
-    let admin = Admin::vouched_by_iam(format!("{DIRECT} {request_id}"));
+    let admin = Admin::from_iam_principal(format!("{DIRECT} {request_id}"));
     let outcome = match parse(payload) {
         Ok(command) => twice(app, time_left(&event.context), || obey(app, &admin, &command)).await,
         Err(errors) => Err(Refusal::Refused(errors.into())),

@@ -6,7 +6,7 @@
 //! and at once when a token names a key they do not know.
 
 use aws_sdk_secretsmanager::Client;
-use bakeoff_core::runners::token::{ServiceKeys, rotated};
+use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::secrets::client_from_env;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -74,8 +74,12 @@ impl Rotation {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let overlap = config.token_ttl + SETS_IN_USE;
-        let next =
-            rotated(current.secret_string().unwrap_or_default(), seed, OffsetDateTime::now_utc(), overlap)?;
+        let next = rotate_key_set(
+            current.secret_string().unwrap_or_default(),
+            seed,
+            OffsetDateTime::now_utc(),
+            overlap,
+        )?;
         client
             .put_secret_value()
             .secret_id(&self.secret_id)
@@ -161,12 +165,12 @@ mod tests {
                 client_request_token: "e2f6b1de-0d5a-4f0b-8b15-4b7c1a2d3e4f".into(),
             };
             for _ in 0..2 {
-                assert!(matches!(rotation.step, Step::Finish) || current().await.public().count() == 1);
+                assert!(matches!(rotation.step, Step::Finish) || current().await.public_keys().count() == 1);
                 rotation.run(&client, &config).await.unwrap();
             }
         }
         let after = current().await;
-        assert_eq!(after.public().count(), 2);
-        assert_eq!(after.public().nth(1).unwrap().kid(), before.public().next().unwrap().kid());
+        assert_eq!(after.public_keys().count(), 2);
+        assert_eq!(after.public_keys().nth(1).unwrap().kid(), before.public_keys().next().unwrap().kid());
     }
 }

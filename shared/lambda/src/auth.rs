@@ -41,7 +41,7 @@ impl App {
     /// The admin that the gateway's IAM authorizer names.
     pub fn admin(&self, request: &Request) -> Result<Admin, Refusal> {
         let principal = request.iam().and_then(|iam| iam.user_arn.as_deref()).filter(|arn| !arn.is_empty());
-        Ok(Admin::vouched_by_iam(principal.ok_or(Refusal::NotAnAdmin)?))
+        Ok(Admin::from_iam_principal(principal.ok_or(Refusal::NotAnAdmin)?))
     }
 }
 

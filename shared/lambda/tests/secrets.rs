@@ -22,7 +22,7 @@ fn signing_keys() -> SigningKeys {
 
 /// Which of two sets it is.
 fn first_kid(keys: &bakeoff_core::runners::token::ServiceKeys) -> String {
-    keys.public().next().unwrap().kid().to_owned()
+    keys.public_keys().next().unwrap().kid().to_owned()
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,7 +151,7 @@ async fn the_sdk_reads_a_served_secret() {
 
     let secrets = Secrets::default();
     let keys = signing_keys().current(&secrets).await.unwrap();
-    assert_eq!(keys.public().count(), 1);
+    assert_eq!(keys.public_keys().count(), 1);
     let config = database().config(&secrets).await.unwrap();
     assert_eq!(config.get_password(), Some(&b"s3cret"[..]));
     let error = secrets.read("absent").await.unwrap_err().to_string();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bakeoff_core::runners::token::rotated;
+use bakeoff_core::runners::token::rotate_key_set;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::SigningKey;
@@ -20,7 +20,7 @@ use crate::postgres::write_private;
 pub fn write_signing_keys(path: &Path) -> Result<()> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).expect("the operating system gives random bytes");
-    let set = rotated(r#"{"keys":[]}"#, seed, OffsetDateTime::now_utc(), Duration::ZERO)
+    let set = rotate_key_set(r#"{"keys":[]}"#, seed, OffsetDateTime::now_utc(), Duration::ZERO)
         .map_err(|refused| Error::Failed(refused.to_string()))?;
     write_private(path, &set)
 }

@@ -379,7 +379,7 @@ pub fn app(settings: &[(&str, &str)]) -> App {
 }
 
 fn admin() -> Admin {
-    Admin::vouched_by_iam("arn:aws:iam::123456789012:user/bench-admin")
+    Admin::from_iam_principal("arn:aws:iam::123456789012:user/bench-admin")
 }
 
 /// The claims of a fresh proof for the registration route.

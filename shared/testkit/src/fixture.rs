@@ -12,7 +12,7 @@ use bakeoff_core::runners::key::PublicKey;
 use bakeoff_core::runners::proof::ProvenKey;
 use bakeoff_core::runners::register::{Registration, register};
 use bakeoff_core::runners::runner::{Admin, AuthenticatedRunner};
-use bakeoff_core::runners::token::{ServiceKeys, rotated};
+use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
 use bakeoff_core::runs::enqueue::{Enqueued, NewRun, enqueue};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -38,13 +38,13 @@ pub fn service_keys() -> ServiceKeys {
 
 /// A JWK set of one signing key, as the secret holds it.
 pub fn key_set(seed: [u8; 32]) -> String {
-    rotated(r#"{"keys":[]}"#, seed, time::OffsetDateTime::UNIX_EPOCH, time::Duration::ZERO)
+    rotate_key_set(r#"{"keys":[]}"#, seed, time::OffsetDateTime::UNIX_EPOCH, time::Duration::ZERO)
         .expect("an empty set can be rotated")
 }
 
 /// An admin, as IAM would name them.
 pub fn admin() -> Admin {
-    Admin::vouched_by_iam("arn:aws:iam::000000000000:user/bastion")
+    Admin::from_iam_principal("arn:aws:iam::000000000000:user/bastion")
 }
 
 /// A runner's key and name, known to nobody yet. The key follows from the name.

@@ -1,4 +1,4 @@
-//! The allowlist: which keys may register, and which identities may sign.
+//! The allowlist: runner keys that may register, and keyless identities that may sign results.
 
 use crate::document::Object;
 use crate::error::Error;
@@ -18,33 +18,33 @@ const ADD: &str = include_str!("allowlist_add.sql");
 const LIST: &str = include_str!("allowlist_list.sql");
 const SIGNERS: &str = include_str!("allowlist_signers.sql");
 
-/// The most entries of one page.
+/// Maximum number of entries on one page.
 pub const PAGE_MAX: i32 = 200;
 
-/// An entry to add.
+/// A new allowlist entry, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEntry {
-    who: Who,
+    grantee: Grantee,
     label: String,
     expires_at: Option<OffsetDateTime>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Who {
-    /// A runner's key, perhaps for one name only.
+enum Grantee {
+    /// A runner's key; with `runner_id`, valid under that name only.
     Runner { key: PublicKey, runner_id: Option<String> },
-    /// A keyless signer.
+    /// A keyless signer (Sigstore): its certificate must match every field that is set.
     Identity { issuer: String, subject: String, repository: Option<String>, workflow: Option<String> },
 }
 
-/// An entry of the allowlist.
+/// An allowlist entry as stored.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
-    /// The key's RFC 7638 thumbprint, or `oidc:` and a digest of what identifies the signer.
+    /// The key's RFC 7638 thumbprint, or `oidc:` and a SHA-256 of the signer's identity.
     pub key_id: String,
-    /// `ed25519` or `oidc`.
+    /// `ed25519` for a runner's key, `oidc` for a keyless signer.
     pub kind: String,
-    /// Base64 of the raw key.
+    /// Base64 of the 32 raw bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
     /// The only name this key may register under.
@@ -53,7 +53,7 @@ pub struct Entry {
     /// The OIDC issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The exact identity.
+    /// The subject of the certificate, compared exactly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// The repository the certificate must name.
@@ -62,47 +62,47 @@ pub struct Entry {
     /// The workflow the certificate must name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
-    /// For a person.
+    /// Free text for admins.
     pub label: String,
-    /// The IAM principal that added it.
+    /// IAM principal of the admin who added the entry.
     pub added_by: String,
-    /// When.
+    /// When the entry was added.
     #[serde(with = "time::serde::rfc3339")]
     pub added_at: OffsetDateTime,
-    /// When it ends by itself.
+    /// When the entry expires; null if never.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// When it was revoked.
+    /// When the entry was revoked; null while it is not.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
-    /// By whom.
+    /// IAM principal of the admin who revoked it, or who replaced it after its expiry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked_by: Option<String>,
-    /// Why.
+    /// Reason given for the revocation; `expired` for an entry replaced after its expiry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked_reason: Option<String>,
 }
 
-/// An entry, and whether it is new.
+/// Outcome of [`add`].
 #[derive(Clone, Debug)]
 pub struct Added {
-    /// The entry as it stands.
+    /// The entry as stored.
     pub entry: Entry,
-    /// False if the same entry was active already.
+    /// False if an active entry with the same terms existed already.
     pub created: bool,
 }
 
 /// A page of the allowlist, oldest first, revoked entries included.
 #[derive(Clone, Debug, Serialize)]
 pub struct Page {
-    /// The entries.
+    /// Entries by age.
     pub keys: Vec<Entry>,
-    /// Where the next page begins; null on the last.
+    /// Cursor of the next page; null on the last page.
     pub next_cursor: Option<String>,
 }
 
 impl NewEntry {
-    /// A keyless signer without expiry.
+    /// Creates the entry of a keyless signer, without expiry.
     pub fn identity(
         issuer: &str,
         subject: &str,
@@ -110,16 +110,16 @@ impl NewEntry {
         workflow: Option<&str>,
         label: &str,
     ) -> Self {
-        let who = Who::Identity {
+        let grantee = Grantee::Identity {
             issuer: issuer.to_owned(),
             subject: subject.to_owned(),
             repository: repository.map(str::to_owned),
             workflow: workflow.map(str::to_owned),
         };
-        Self { who, label: label.to_owned(), expires_at: None }
+        Self { grantee, label: label.to_owned(), expires_at: None }
     }
 
-    /// Reads the request's body; every fault is listed.
+    /// Parses the request's body and reports every invalid field.
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let entry = Object::parse(body, "", &mut errors).and_then(|object| Self::read(object, &mut errors));
@@ -127,7 +127,7 @@ impl NewEntry {
     }
 
     fn read(mut object: Object, errors: &mut FieldErrors) -> Option<Self> {
-        let who = if object.has("issuer") || object.has("subject") {
+        let grantee = if object.has("issuer") || object.has("subject") {
             Self::read_identity(&mut object, errors)
         } else {
             Self::read_runner(&mut object, errors)
@@ -135,34 +135,36 @@ impl NewEntry {
         let label = object.required_text("label", 1..=200, errors);
         let expires_at = object.text("expires_at", 1..=64, errors).and_then(|text| {
             OffsetDateTime::parse(&text, &Rfc3339)
-                .map_err(|_| errors.push("/expires_at", "is not an RFC 3339 time"))
+                .map_err(|_| {
+                    errors.push("/expires_at", "must be an RFC 3339 time, such as 2027-01-31T00:00:00Z");
+                })
                 .ok()
         });
         object.finish(errors);
-        Some(Self { who: who?, label: label?, expires_at })
+        Some(Self { grantee: grantee?, label: label?, expires_at })
     }
 
-    fn read_runner(object: &mut Object, errors: &mut FieldErrors) -> Option<Who> {
+    fn read_runner(object: &mut Object, errors: &mut FieldErrors) -> Option<Grantee> {
         let key = object.required_text("public_key", 1..=4096, errors).and_then(|text| {
             PublicKey::parse(&text).map_err(|refused| errors.push("/public_key", refused.to_string())).ok()
         });
         let runner_id = object.text("runner_id", 1..=200, errors);
-        Some(Who::Runner { key: key?, runner_id })
+        Some(Grantee::Runner { key: key?, runner_id })
     }
 
-    fn read_identity(object: &mut Object, errors: &mut FieldErrors) -> Option<Who> {
+    fn read_identity(object: &mut Object, errors: &mut FieldErrors) -> Option<Grantee> {
         let issuer = object.required_text("issuer", 1..=500, errors);
         let subject = object.required_text("subject", 1..=1000, errors);
         let repository = object.text("repository", 1..=500, errors);
         let workflow = object.text("workflow", 1..=1000, errors);
-        Some(Who::Identity { issuer: issuer?, subject: subject?, repository, workflow })
+        Some(Grantee::Identity { issuer: issuer?, subject: subject?, repository, workflow })
     }
 
     fn key_id(&self) -> String {
-        match &self.who {
-            Who::Runner { key, .. } => key.key_id().to_string(),
-            Who::Identity { issuer, subject, repository, workflow } => {
-                // As JSON, so that no two identities run together into one text.
+        match &self.grantee {
+            Grantee::Runner { key, .. } => key.key_id().to_string(),
+            Grantee::Identity { issuer, subject, repository, workflow } => {
+                // A JSON list rather than a concatenation: two identities never hash the same text.
                 let identity = serde_json::json!([issuer, subject, repository, workflow]).to_string();
                 format!("oidc:{}", URL_SAFE_NO_PAD.encode(Sha256::digest(identity)))
             }
@@ -170,18 +172,21 @@ impl NewEntry {
     }
 }
 
-/// Allows a key or an identity. The same active entry again is no change; one on other terms
-/// (`runner_id`, `expires_at`) is [`Error::KeyExists`]: revoke it first.
+/// Adds a key or an identity to the allowlist. Adding an active entry again changes nothing.
+///
+/// # Errors
+///
+/// [`Error::KeyExists`] if the key is active with another `runner_id` or `expires_at`.
 pub async fn add(client: &Client, admin: &Admin, entry: &NewEntry) -> Result<Added, Error> {
-    let (key, runner_id) = match &entry.who {
-        Who::Runner { key, runner_id } => (Some(key.as_bytes().as_slice()), runner_id.as_deref()),
-        Who::Identity { .. } => (None, None),
+    let (key, runner_id) = match &entry.grantee {
+        Grantee::Runner { key, runner_id } => (Some(key.as_bytes().as_slice()), runner_id.as_deref()),
+        Grantee::Identity { .. } => (None, None),
     };
-    let (issuer, subject, repository, workflow) = match &entry.who {
-        Who::Identity { issuer, subject, repository, workflow } => {
+    let (issuer, subject, repository, workflow) = match &entry.grantee {
+        Grantee::Identity { issuer, subject, repository, workflow } => {
             (Some(issuer), Some(subject), repository.as_ref(), workflow.as_ref())
         }
-        Who::Runner { .. } => (None, None, None, None),
+        Grantee::Runner { .. } => (None, None, None, None),
     };
     let row = client
         .query_typed_opt(
@@ -201,7 +206,8 @@ pub async fn add(client: &Client, admin: &Admin, entry: &NewEntry) -> Result<Add
             ],
         )
         .await?
-        // No row: another admin added the key at this very moment.
+        // No row: another transaction inserted the key after this statement's snapshot, so `active` missed
+        // its entry and the insert hit the unique index.
         .ok_or(Error::KeyExists)?;
     if !row.get::<_, bool>("same_terms") {
         return Err(Error::KeyExists);
@@ -209,23 +215,31 @@ pub async fn add(client: &Client, admin: &Admin, entry: &NewEntry) -> Result<Add
     Ok(Added { created: row.get("created"), entry: Entry::from_row(&row)? })
 }
 
-/// Lists entries: at most `limit` (1 to [`PAGE_MAX`]) from `cursor` on.
+/// Lists up to `limit` entries (clamped to 1..=[`PAGE_MAX`]) after `cursor`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] if `cursor` is not a cursor of this list.
 pub async fn list(client: &Client, cursor: Option<&str>, limit: i32) -> Result<Page, Error> {
     let after: i64 = match cursor {
-        Some(cursor) => cursor
-            .parse()
-            .map_err(|_| Error::Invalid(vec![FieldError::new("/cursor", "is not a cursor of this list")]))?,
+        Some(cursor) => cursor.parse().map_err(|_| {
+            Error::Invalid(vec![FieldError::new(
+                "/cursor",
+                "not a cursor of this list; use the `next_cursor` of the previous page",
+            )])
+        })?,
         None => 0,
     };
     let limit = limit.clamp(1, PAGE_MAX);
     let rows = client.query_typed(LIST, &[(&after, Type::INT8), (&(limit + 1), Type::INT4)]).await?;
-    let whole = usize::try_from(limit).unwrap_or_default();
-    let next_cursor = (rows.len() > whole).then(|| rows[whole - 1].get::<_, i64>("entry_id").to_string());
-    let keys = rows.iter().take(whole).map(Entry::from_row).collect::<Result<_, _>>()?;
+    let page_size = usize::try_from(limit).unwrap_or_default();
+    let next_cursor =
+        (rows.len() > page_size).then(|| rows[page_size - 1].get::<_, i64>("entry_id").to_string());
+    let keys = rows.iter().take(page_size).map(Entry::from_row).collect::<Result<_, _>>()?;
     Ok(Page { keys, next_cursor })
 }
 
-/// The active entries for a keyless signer of this issuer and subject.
+/// Returns the active entries of the keyless signer with this issuer and subject.
 pub async fn signers(client: &Client, issuer: &str, subject: &str) -> Result<Vec<Entry>, Error> {
     let rows = client.query_typed(SIGNERS, &[(&issuer, Type::TEXT), (&subject, Type::TEXT)]).await?;
     rows.iter().map(Entry::from_row).collect()

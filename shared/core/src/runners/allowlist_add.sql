@@ -1,5 +1,5 @@
--- Adds an entry. An expired one of the same key makes way first; an active one is left as it is, and
--- `same_terms` says whether it grants what was asked.
+-- Adds an allowlist entry. An expired entry of the same key is revoked first. An active one stays as it is,
+-- and `same_terms` tells whether it has the requested runner_id and expiry.
 WITH expired AS (
     UPDATE allowlist
        SET revoked_at = now(), revoked_by = $10, revoked_reason = 'expired'
@@ -12,11 +12,12 @@ WITH expired AS (
     INSERT INTO allowlist (key_id, kind, public_key, issuer, subject, repository, workflow, runner_id, label,
                            added_by, expires_at)
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
-     -- The expired entry leaves the unique index only when its update is done: order, not just logic.
+     -- Reading `expired` makes Postgres run its update before this insert. Otherwise the expired entry would
+     -- still be in the partial unique index, and the insert would conflict with it.
      WHERE NOT EXISTS (SELECT FROM active) AND (SELECT count(*) FROM expired) >= 0
     ON CONFLICT (key_id) WHERE revoked_at IS NULL DO NOTHING
     RETURNING *
-), noted AS (
+), audited AS (
     INSERT INTO audit_log (actor, action, subject, detail)
     SELECT $10, 'key.add', $1, jsonb_strip_nulls(jsonb_build_object(
                'kind', $2, 'label', $9, 'runner_id', $8, 'issuer', $4, 'subject', $5, 'expires_at', $11))

@@ -1,4 +1,4 @@
-//! Ed25519 public keys as they come in, and the id each is known by.
+//! Ed25519 public keys: parsing, validation, and the key id.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -6,36 +6,35 @@ use ed25519_dalek::VerifyingKey;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// The DER that precedes the 32 key bytes in an Ed25519 `SubjectPublicKeyInfo` (RFC 8410, section 4).
+/// DER prefix of the 32 key bytes in an Ed25519 `SubjectPublicKeyInfo` (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// An Ed25519 public key (RFC 8032) that is safe to trust: a canonically encoded point that is not of
-/// small order.
+/// An Ed25519 public key (RFC 8032) that is a canonically encoded point and not of small order.
 ///
-/// Small-order keys verify signatures that nobody made, and a key with two encodings would have two
-/// ids; neither can be a value of this type.
+/// Both are refused because of an attack: anyone can forge signatures that verify under a small-order key,
+/// and a key with two encodings would have two ids, so revoking one would leave the other allowed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
-/// Why a text is not a usable key.
+/// Reasons to refuse a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRefused {
-    /// Not base64 of 32 bytes, not PEM SPKI, not an `ssh-ed25519` line.
-    #[error("is not an Ed25519 public key (base64 of 32 bytes, PEM SPKI, or an ssh-ed25519 line)")]
+    /// Not in any of the three formats.
+    #[error("must be an Ed25519 public key: base64 of its 32 bytes, PEM SPKI, or an ssh-ed25519 line")]
     Unreadable,
-    /// The bytes are not the canonical encoding of a curve point.
-    #[error("is not a canonically encoded point of the curve")]
+    /// The bytes are not the canonical encoding of a point on the curve.
+    #[error("not the canonical encoding of a point on the Ed25519 curve; generate a new key")]
     NotCanonical,
-    /// The point has small order: anyone could sign for it.
-    #[error("is a weak key (small order)")]
+    /// The point has small order, so anyone can forge signatures for it.
+    #[error("a weak key (a point of small order); generate a new key")]
     Weak,
 }
 
 impl PublicKey {
-    /// Takes 32 raw bytes.
+    /// Parses the 32 raw bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyRefused> {
         let bytes: &[u8; 32] = bytes.try_into().map_err(|_| KeyRefused::Unreadable)?;
-        // y must be below p = 2^255 - 19; the library accepts y + p as well.
+        // ed25519-dalek also accepts y + p. The canonical y is less than p = 2^255 - 19.
         let y_is_reduced =
             bytes[0] < 0xed || bytes[1..31].iter().any(|b| *b != 0xff) || bytes[31] & 0x7f != 0x7f;
         if !y_is_reduced {
@@ -48,18 +47,18 @@ impl PublicKey {
         Ok(Self(key))
     }
 
-    /// Takes the base64 of the 32 raw bytes, as the harness writes keys.
+    /// Parses base64 of the 32 raw bytes, the harness's format.
     pub fn from_base64(text: &str) -> Result<Self, KeyRefused> {
         Self::from_bytes(&STANDARD.decode(text).map_err(|_| KeyRefused::Unreadable)?)
     }
 
-    /// Takes the `x` of a JWK (RFC 8037, section 2): base64url without padding.
+    /// Parses the `x` of a JWK (RFC 8037, section 2): base64url without padding.
     pub fn from_jwk_x(text: &str) -> Result<Self, KeyRefused> {
         Self::from_bytes(&URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyRefused::Unreadable)?)
     }
 
-    /// Takes any form that an admin may have at hand: base64 of the raw bytes, PEM
-    /// `SubjectPublicKeyInfo`, or an OpenSSH `ssh-ed25519` line.
+    /// Parses any supported format: base64 of the raw bytes, PEM `SubjectPublicKeyInfo`, or an OpenSSH
+    /// `ssh-ed25519` line.
     pub fn parse(text: &str) -> Result<Self, KeyRefused> {
         let text = text.trim();
         if let Some(rest) = text.strip_prefix("-----BEGIN PUBLIC KEY-----") {
@@ -81,34 +80,34 @@ impl PublicKey {
         Self::from_bytes(der.strip_prefix(&SPKI_PREFIX).ok_or(KeyRefused::Unreadable)?)
     }
 
-    /// The blob of an OpenSSH key line (RFC 8709, section 4): two length-prefixed strings.
+    /// Parses the blob of an OpenSSH key line (RFC 8709, section 4): two length-prefixed strings.
     fn from_ssh_blob(blob: &str) -> Result<Self, KeyRefused> {
         let blob = STANDARD.decode(blob).map_err(|_| KeyRefused::Unreadable)?;
         let rest = blob.strip_prefix(b"\0\0\0\x0bssh-ed25519\0\0\0\x20").ok_or(KeyRefused::Unreadable)?;
         Self::from_bytes(rest)
     }
 
-    /// The 32 raw bytes.
+    /// Returns the 32 raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 
-    /// Base64 of the raw bytes, as `runners.public_key` and the harness have it.
+    /// Returns base64 of the raw bytes, the format of `runners.public_key` and of the harness.
     pub fn to_base64(&self) -> String {
         STANDARD.encode(self.as_bytes())
     }
 
-    /// The `x` of its JWK.
+    /// Returns the `x` of the key's JWK.
     pub fn jwk_x(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.as_bytes())
     }
 
-    /// Its RFC 7638 thumbprint with SHA-256: the id it has on the allowlist and in tokens.
+    /// Returns the RFC 7638 thumbprint with SHA-256, which identifies the key on the allowlist and in tokens.
     pub fn key_id(&self) -> KeyId {
-        KeyId::of_jwk_x(&self.jwk_x())
+        KeyId::from_jwk_x(&self.jwk_x())
     }
 
-    /// The key to verify signatures with.
+    /// Returns the key for verifying signatures.
     pub fn verifying_key(&self) -> &VerifyingKey {
         &self.0
     }
@@ -120,18 +119,19 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// The id of a key on the allowlist: for an Ed25519 key its RFC 7638 thumbprint.
+/// An Ed25519 key's id on the allowlist: its RFC 7638 thumbprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyId(String);
 
 impl KeyId {
-    /// RFC 7638, section 3: the digest of the required members, sorted, without white space.
-    pub(crate) fn of_jwk_x(x: &str) -> Self {
+    /// Computes the thumbprint: SHA-256 of the required members, sorted, without white space (RFC 7638,
+    /// section 3).
+    pub(crate) fn from_jwk_x(x: &str) -> Self {
         let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
         Self(URL_SAFE_NO_PAD.encode(Sha256::digest(jwk)))
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn all_three_written_forms_are_the_same_key() {
+    fn base64_pem_and_openssh_parse_to_the_same_key() {
         let raw = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
         let key = PublicKey::from_base64(raw).unwrap();
         let mut der = SPKI_PREFIX.to_vec();

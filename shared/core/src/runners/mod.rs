@@ -1,5 +1,5 @@
-//! Who may run jobs, and how a runner proves who it is: the allowlist, Ed25519 keys, proofs of possession,
-//! and the tokens a proof is exchanged for.
+//! Runner identity and authorization: the allowlist, Ed25519 keys, proofs of possession, and the tokens that
+//! a proof is exchanged for.
 
 pub mod allowlist;
 pub mod key;

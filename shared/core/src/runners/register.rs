@@ -1,10 +1,10 @@
-//! Registration: a proof of key in, a short-lived token out.
+//! Registration: exchanges a proof of possession for a short-lived token.
 
 use crate::document::Object;
 use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors};
 use crate::runners::key::PublicKey;
-use crate::runners::proof::{FRESH_S, ProvenKey};
+use crate::runners::proof::{PROOF_WINDOW_S, ProvenKey};
 use crate::runners::runner::Capabilities;
 use crate::runners::token::ServiceKeys;
 use time::{Duration, OffsetDateTime};
@@ -13,7 +13,7 @@ use tokio_postgres::types::{Json, Type};
 
 const REGISTER: &str = include_str!("register.sql");
 
-/// What a runner says of itself.
+/// A registration request: the runner's key, name and description of itself.
 #[derive(Clone, Debug)]
 pub struct Registration {
     public_key: PublicKey,
@@ -28,20 +28,20 @@ pub struct Registration {
 /// A registered runner and its token.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// The name it is known by.
+    /// The name the runner is registered under: the requested one, or the key id.
     pub runner_id: String,
-    /// A token as in RFC 9068, signed EdDSA.
+    /// Access token (RFC 9068), signed with EdDSA.
     pub token: String,
-    /// When the token ends.
+    /// When the token expires.
     pub expires_at: OffsetDateTime,
-    /// The database's time.
+    /// The database's clock.
     pub server_time: OffsetDateTime,
-    /// Quantizations it named that the database does not know.
+    /// Quantizations in the request that the database does not know; they match no job.
     pub unknown_quantizations: Vec<String>,
 }
 
 impl Registration {
-    /// Reads the request's body; every fault is listed.
+    /// Parses the request's body and reports every invalid field.
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let registration =
@@ -78,11 +78,15 @@ impl Registration {
     }
 }
 
-/// Registers a runner and issues its token for `service` (its public URL), valid for `ttl`.
+/// Registers a runner and issues its token for `service` (the service's public URL), valid for `ttl`.
 ///
-/// The same key registering again is the same runner, so a lost reply costs nothing. Refused:
-/// [`Error::ProofInvalid`], [`Error::ProofStale`], [`Error::ProofReplayed`], [`Error::KeyNotAllowed`],
-/// [`Error::RunnerIdTaken`].
+/// Registering the same key again updates the same runner, so a client whose reply was lost registers again
+/// with a new proof.
+///
+/// # Errors
+///
+/// [`Error::ProofInvalid`], [`Error::ProofStale`], [`Error::ProofReplayed`], [`Error::KeyNotAllowed`], and
+/// [`Error::RunnerIdTaken`] if the name belongs to another key.
 pub async fn register(
     client: &Client,
     keys: &ServiceKeys,
@@ -93,7 +97,7 @@ pub async fn register(
 ) -> Result<Registered, Error> {
     let key = proven.key();
     if *key != registration.public_key {
-        return Err(Error::ProofInvalid("its jwk is not the public_key of the body"));
+        return Err(Error::ProofInvalid("its `jwk` must be the `public_key` of the body"));
     }
     let key_id = key.key_id();
     let runner_id = registration.runner_id.as_deref().unwrap_or(key_id.as_str());
@@ -107,7 +111,7 @@ pub async fn register(
                 (&runner_id, Type::TEXT),
                 (&proven.jti(), Type::TEXT),
                 (&proven.issued_at(), Type::INT8),
-                (&FRESH_S, Type::INT4),
+                (&PROOF_WINDOW_S, Type::INT4),
                 (&registration.hostname, Type::TEXT),
                 (&registration.process_id, Type::INT4),
                 (&registration.effective_user, Type::TEXT),

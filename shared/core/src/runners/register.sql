@@ -1,5 +1,5 @@
--- Registers a runner, if its proof is fresh and unused and its key allowed. Each step feeds on the one
--- before, so that a refusal leaves nothing behind but its line in the audit log.
+-- Registers a runner if its proof is fresh and unused and its key is allowed. Each CTE selects from the one
+-- before it, so a refused registration writes nothing but its audit entry.
 WITH fresh AS (
     SELECT 1 WHERE abs(extract(epoch FROM now()) - $5) <= $6
 ), allowed AS (
@@ -7,8 +7,8 @@ WITH fresh AS (
       FROM allowlist a, fresh
      WHERE key_id = $1 AND kind = 'ed25519' AND allowlist_admits(a, $3)
 ), unspent AS (
-    -- Kept for twice the time in which the proof could pass once more: a replay cache shorter than the
-    -- accepted skew lets a proof in twice.
+    -- A proof is accepted from iat - $6 to iat + $6 seconds. The row is kept until iat + 4 * $6: a replay
+    -- cache shorter than the accepted skew would let a proof in twice.
     INSERT INTO spent_proofs (key_id, jti, forget_at)
     SELECT $1, $4, to_timestamp($5) + 2 * make_interval(secs => 2 * $6) FROM allowed
     ON CONFLICT DO NOTHING
@@ -23,7 +23,7 @@ WITH fresh AS (
            description = coalesce(excluded.description, r.description),
            vram_gb = excluded.vram_gb, quantizations = excluded.quantizations, labels = excluded.labels,
            status = 'ACTIVE', started_at = now(), last_heartbeat = now()
-     -- A name belongs to the key that took it first.
+     -- A runner_id belongs to the first key that registered it.
      WHERE r.public_key = excluded.public_key
     RETURNING 1
 ), refused AS (

@@ -1,4 +1,4 @@
-//! Revoking a key: it is refused at once, and its jobs are back in the queue.
+//! Revoking a key: requests with it are refused at once, and its live claims return to the queue.
 
 use crate::document::Object;
 use crate::error::Error;
@@ -14,14 +14,14 @@ use tokio_postgres::types::Type;
 pub struct Revoked {
     /// The key.
     pub key_id: String,
-    /// When it was revoked: now, or before.
+    /// When it was revoked: now, or at an earlier revocation.
     #[serde(with = "time::serde::rfc3339")]
     pub revoked_at: OffsetDateTime,
-    /// How many live claims went back to the queue.
+    /// Number of live claims returned to the queue.
     pub claims_returned: i64,
 }
 
-/// Reads the optional body of a request that may give a reason.
+/// Parses the optional body `{"reason": …}` of an admin's request.
 pub fn parse_reason(body: &str) -> Result<Option<String>, Vec<FieldError>> {
     if body.trim().is_empty() {
         return Ok(None);
@@ -35,7 +35,11 @@ pub fn parse_reason(body: &str) -> Result<Option<String>, Vec<FieldError>> {
     errors.finish(reason)
 }
 
-/// Revokes a key or an identity. Revoking it again changes nothing. Refused: [`Error::KeyNotFound`].
+/// Revokes a key or an identity. Revoking it again changes nothing.
+///
+/// # Errors
+///
+/// [`Error::KeyNotFound`].
 pub async fn revoke(
     client: &Client,
     admin: &Admin,

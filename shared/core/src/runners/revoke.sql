@@ -1,8 +1,9 @@
--- Revokes a key and gives its live claims back, in one transaction. A late result of such a claim is
--- still welcome if the key is ever allowed again.
+-- Revokes a key and returns its live claims to the queue, in one transaction. A late result of such a claim
+-- is still accepted if the key is allowed again later.
 --
--- queue_revoke takes alone the lock that every claim of the key shares (claim.sql): once it has it, no
--- claim is under way that read the allowlist before, and the update below sees all there are.
+-- Every claim takes the key's advisory lock in shared mode (claim.sql); queue_revoke takes it exclusively.
+-- Without the lock: T1 (claim) reads the allowlist, T2 (revoke) commits, T1 commits and keeps its job. With
+-- it, T2 waits for T1's commit, and the update below sees T1's claim.
 CREATE OR REPLACE FUNCTION queue_revoke(
     p_key_id text,
     p_admin  text,
@@ -19,7 +20,7 @@ BEGIN
      WHERE a.key_id = p_key_id AND a.revoked_at IS NULL
     RETURNING a.revoked_at INTO revoked_at;
     IF NOT FOUND THEN
-        -- Revoked before: the answer to the request whose reply was lost.
+        -- Revoked already: answer a retry whose first reply was lost.
         SELECT max(a.revoked_at) INTO revoked_at FROM allowlist a WHERE a.key_id = p_key_id;
         claims_returned := 0;
         RETURN;
@@ -30,14 +31,14 @@ BEGIN
           FROM run_queue q
          WHERE q.status IN ('CLAIMED', 'IN_PROGRESS')
            AND q.claimed_by IN (SELECT r.runner_id FROM runners r WHERE r.key_id = p_key_id)
-         -- As cancel.sql and requeue.sql lock: in another order we might wait for each other.
+         -- The same lock order as cancel.sql and requeue.sql, which prevents a deadlock with them.
          ORDER BY q.queue_id
            FOR UPDATE
-    ), remembered AS (
+    ), archived AS (
         INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
-        -- A row that a tool of the harness claimed, before there were claim ids, has none.
+        -- Rows claimed by the harness's own tools, before claim ids existed, have none.
         SELECT claim_id, queue_id, claimed_by, 'revoked' FROM held WHERE claim_id IS NOT NULL
-    ), returned AS (
+    ), requeued AS (
         UPDATE run_queue q
            SET status = 'PENDING', claim_id = NULL, claimed_by = NULL, claimed_at = NULL, started_at = NULL,
                lease_expires_at = NULL, progress = NULL, updated_at = now()
@@ -45,7 +46,7 @@ BEGIN
          WHERE q.queue_id = held.queue_id
         RETURNING 1
     )
-    SELECT count(*) INTO claims_returned FROM returned;
+    SELECT count(*) INTO claims_returned FROM requeued;
 
     INSERT INTO audit_log (actor, action, subject, detail)
     VALUES (p_admin, 'key.revoke', p_key_id,

@@ -1,11 +1,11 @@
-//! A runner: its name, what it can do, and the proof that a request is its own.
+//! Runners and admins as authenticated callers, and a runner's capabilities.
 
 use crate::document::Object;
 use crate::field_error::FieldErrors;
 use crate::runners::key::PublicKey;
 
-/// A runner that has proved itself by a valid token. Only [`crate::runners::token::ServiceKeys::authenticate`]
-/// makes one, and every operation of a runner demands one.
+/// A runner authenticated by a valid token. Only [`crate::runners::token::ServiceKeys::authenticate`]
+/// creates one, and every runner operation requires one.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedRunner {
     runner_id: String,
@@ -17,55 +17,55 @@ impl AuthenticatedRunner {
         Self { runner_id, key }
     }
 
-    /// The name the runner registered under.
+    /// Returns the name the runner registered under.
     pub fn runner_id(&self) -> &str {
         &self.runner_id
     }
 
-    /// The key the token is bound to.
+    /// Returns the key the token is bound to.
     pub fn key(&self) -> &PublicKey {
         &self.key
     }
 }
 
-/// An admin, as API Gateway's IAM authorizer (or IAM itself, on a direct invocation) named them.
+/// An admin authenticated by IAM: by API Gateway's authorizer, or by Lambda on a direct invocation.
 #[derive(Clone, Debug)]
 pub struct Admin {
     principal: String,
 }
 
 impl Admin {
-    /// Whoever IAM says it is: an ARN. The caller vouches that IAM was asked.
-    pub fn vouched_by_iam(principal: impl Into<String>) -> Self {
+    /// Creates an admin from the principal's ARN. The caller must have obtained it from IAM.
+    pub fn from_iam_principal(principal: impl Into<String>) -> Self {
         Self { principal: principal.into() }
     }
 
-    /// The IAM principal, for the audit log.
+    /// Returns the IAM principal, for the audit log.
     pub fn principal(&self) -> &str {
         &self.principal
     }
 }
 
-/// What a runner can do.
+/// What a runner can serve, as it states.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capabilities {
-    /// GPU memory, in GB; finite and not negative.
+    /// GPU memory in GB, 0 to 1,000,000.
     pub vram_gb: f64,
-    /// Quantizations it can serve, lower-case; names the database does not know match nothing.
+    /// Quantizations the runner can serve, in lower case. A name unknown to the database matches no job.
     pub quantizations: Vec<String>,
-    /// Whatever the runner says of itself, as JSON.
+    /// Free-form JSON object, stored and never interpreted.
     pub labels: Option<serde_json::Value>,
 }
 
-/// The most quantizations one runner may name.
+/// Maximum number of quantizations of one runner.
 const QUANTIZATIONS_MAX: usize = 100;
-/// The most bytes of `labels`.
+/// Maximum size of `labels`, in bytes.
 const LABELS_MAX: usize = 4096;
-/// More GPU memory than any one machine has.
+/// Upper bound of `vram_gb`, above any real machine.
 const VRAM_GB_MAX: f64 = 1e6;
 
 impl Capabilities {
-    /// Reads capabilities, noting every fault.
+    /// Reads the `capabilities` object and reports every invalid field.
     pub(crate) fn read(mut object: Object, errors: &mut FieldErrors) -> Option<Self> {
         let vram_gb = Self::read_vram(&mut object, errors);
         let quantizations = Self::read_quantizations(&mut object, errors);

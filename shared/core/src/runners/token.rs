@@ -1,4 +1,4 @@
-//! The service's own keys: tokens for runners, receipts for results, and the public halves for anyone.
+//! The service's signing keys, and the tokens (for runners) and receipts (for results) they sign.
 
 use crate::error::Error;
 use crate::runners::key::{KeyId, PublicKey};
@@ -13,18 +13,20 @@ use std::fmt;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-/// `typ` of a runner's token (RFC 9068, section 2.1).
+/// `typ` of an access token (RFC 9068, section 2.1).
 const TOKEN_TYPE: &str = "at+jwt";
-/// `typ` of a receipt, so that neither can pass for the other.
+/// `typ` of a receipt. It differs from a token's, so that neither is accepted as the other.
 const RECEIPT_TYPE: &str = "bakeoff-receipt+jwt";
-/// How far the clocks of function and database may lie apart, in seconds.
+/// Accepted difference between the function's clock and the database's, in seconds.
 const CLOCK_LEEWAY_S: u64 = 5;
-/// The DER that precedes the seed in an Ed25519 PKCS#8 private key (RFC 8410, section 7).
+/// DER prefix of the seed in an Ed25519 PKCS#8 private key (RFC 8410, section 7).
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
-/// A JWK set of Ed25519 keys (RFC 7517, RFC 8037): the first signs. Tokens are verified by the keys that
-/// still have their private half, receipts by all there ever were.
+/// A JWK set of Ed25519 keys (RFC 7517, RFC 8037). The first key signs.
+///
+/// Tokens verify under the keys that still have their private half; receipts verify under every key the
+/// service ever had.
 pub struct ServiceKeys {
     signing: EncodingKey,
     keys: Vec<ServiceKey>,
@@ -33,11 +35,11 @@ pub struct ServiceKeys {
 struct ServiceKey {
     public: PublicJwk,
     verifying: DecodingKey,
-    /// False once the last token it signed has expired: from then on a token of this key is a forgery.
+    /// False once the last token signed by this key has expired: a later token of the key is a forgery.
     verifies_tokens: bool,
 }
 
-/// The public half of a key of the service.
+/// The public half of a service key, as a JWK.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicJwk {
     kty: String,
@@ -45,67 +47,67 @@ pub struct PublicJwk {
     x: String,
     kid: String,
     #[serde(rename = "use")]
-    used_for: String,
+    usage: String,
     alg: String,
 }
 
 impl PublicJwk {
-    /// The id that tokens and receipts name the key by.
+    /// Returns the key id in the header of tokens and receipts.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 }
 
-/// Why a key set cannot be used. Says nothing of what the keys are.
+/// Reasons to refuse a key set. The text never contains key material.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the signing keys are not a JWK set of Ed25519 private keys: {0}")]
 pub struct KeySetRefused(&'static str);
 
-/// The set as the secret holds it.
+/// The JWK set as stored in the secret.
 #[derive(Deserialize, Serialize)]
 struct StoredSet {
     keys: Vec<StoredKey>,
 }
 
-/// A key as the secret holds it.
+/// A key as stored in the secret.
 #[derive(Deserialize, Serialize)]
 struct StoredKey {
     kty: String,
     crv: String,
     x: String,
     kid: String,
-    /// The private half, gone once no token of this key can be valid.
+    /// The private half, removed once no token of this key can be valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     d: Option<String>,
-    /// When another key became the first, in seconds since the epoch.
+    /// When a newer key replaced this one as the first, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded_at: Option<i64>,
 }
 
-/// What a receipt states (the claims of its JWS).
+/// The claims of a receipt (a JWS).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReceiptClaims {
     /// The service's public URL.
     pub iss: String,
-    /// The submission.
+    /// Id of the submission.
     pub submission_id: Uuid,
-    /// The run and the row the result completed.
+    /// Id of the run.
     pub run_id: Uuid,
-    /// The row.
+    /// Id of the row that the result completed.
     pub queue_id: Uuid,
-    /// The claim the result was made under.
+    /// Id of the claim under which the job ran.
     pub claim_id: Uuid,
     /// The runner that submitted it.
     pub runner_id: String,
-    /// SHA-256 of what was signed, in hexadecimal.
+    /// SHA-256 of the signed bytes, in hexadecimal.
     pub sha256: String,
-    /// The form of signature, and who made it.
+    /// Kind of signature.
     pub signer_kind: String,
-    /// The key's thumbprint, or the certificate's identity.
+    /// The signing key's thumbprint, or the certificate's identity.
     pub signer: String,
-    /// Whether the claim's lease had lapsed.
+    /// Whether the claim had lapsed before the submit.
     pub late: bool,
-    /// When the service accepted it, in seconds since the epoch.
+    /// When the service accepted the result, in seconds since 1970.
     pub iat: i64,
 }
 
@@ -121,8 +123,8 @@ struct TokenClaims {
     jti: Uuid,
 }
 
-/// The key a token is bound to (RFC 7800): its thumbprint, and the key itself, so that a submission
-/// can be verified before the database is asked.
+/// The key a token is bound to (RFC 7800): its thumbprint, and the key itself, with which a submission's
+/// signature is verified before the first query.
 #[derive(Serialize, Deserialize)]
 struct Confirmation {
     jkt: String,
@@ -137,22 +139,22 @@ struct BoundJwk {
 }
 
 impl ServiceKeys {
-    /// Reads a JWK set.
+    /// Parses a JWK set.
     pub fn from_jwk_set(json: &str) -> Result<Self, KeySetRefused> {
-        let set: StoredSet = serde_json::from_str(json).map_err(|_| KeySetRefused("it does not parse"))?;
+        let set: StoredSet = serde_json::from_str(json).map_err(|_| KeySetRefused("it is not a JWK set"))?;
         let seed = set.keys.first().ok_or(KeySetRefused("it is empty"))?.seed()?;
         let mut pkcs8 = PKCS8_PREFIX.to_vec();
-        pkcs8.extend(seed.ok_or(KeySetRefused("its first key cannot sign"))?);
+        pkcs8.extend(seed.ok_or(KeySetRefused("its first key has no private half"))?);
         let keys = set.keys.into_iter().map(ServiceKey::new).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { signing: EncodingKey::from_ed_der(&pkcs8), keys })
     }
 
-    /// The public halves, first the one that signs now.
-    pub fn public(&self) -> impl Iterator<Item = &PublicJwk> {
+    /// Returns the public halves, the current signing key first.
+    pub fn public_keys(&self) -> impl Iterator<Item = &PublicJwk> {
         self.keys.iter().map(|key| &key.public)
     }
 
-    /// Makes a runner's token, valid from `now` for `ttl`.
+    /// Signs a runner's token, valid from `now` for `ttl`.
     pub(crate) fn issue(
         &self,
         service: &str,
@@ -178,7 +180,7 @@ impl ServiceKeys {
         self.sign(TOKEN_TYPE, &claims)
     }
 
-    /// Makes a receipt.
+    /// Signs a receipt.
     pub(crate) fn receipt(&self, claims: &ReceiptClaims) -> Result<String, Error> {
         self.sign(RECEIPT_TYPE, claims)
     }
@@ -194,15 +196,22 @@ impl ServiceKeys {
             .map_err(|error| Error::Internal(format!("signing a {typ}: {error}")))
     }
 
-    /// Checks a runner's token: made by one of these keys, for this service, within its time, and bound
-    /// to a key. Whether that key is *still* allowed is asked in the statement that does the work.
+    /// Verifies a runner's token: signed by one of these keys, for this service, not expired, and bound to a
+    /// key.
+    ///
+    /// Does not check that the key is *still* on the allowlist: each operation's SQL statement does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TokenExpired`], [`Error::TokenInvalid`], and [`Error::TokenKeyUnknown`] if the token's `kid` is
+    /// not in this set.
     pub fn authenticate(&self, service: &str, token: &str) -> Result<AuthenticatedRunner, Error> {
         let header =
-            jsonwebtoken::decode_header(token).map_err(|_| Error::TokenInvalid("it does not parse"))?;
+            jsonwebtoken::decode_header(token).map_err(|_| Error::TokenInvalid("it is not a JWT"))?;
         if header.typ.as_deref() != Some(TOKEN_TYPE) || header.crit.is_some() {
-            return Err(Error::TokenInvalid("it is not an access token"));
+            return Err(Error::TokenInvalid("it is not an access token (`typ` must be `at+jwt`)"));
         }
-        let key = self.named(header.kid.as_deref())?;
+        let key = self.find_key(header.kid.as_deref())?;
         if !key.verifies_tokens {
             return Err(Error::TokenExpired);
         }
@@ -216,32 +225,36 @@ impl ServiceKeys {
         let claims = jsonwebtoken::decode::<TokenClaims>(token, &key.verifying, &validation)
             .map_err(|error| match error.kind() {
                 ErrorKind::ExpiredSignature => Error::TokenExpired,
-                ErrorKind::InvalidSignature => Error::TokenInvalid("its signature is wrong"),
-                _ => Error::TokenInvalid("its claims are not those of a token of this service"),
+                ErrorKind::InvalidSignature => Error::TokenInvalid("its signature does not verify"),
+                _ => Error::TokenInvalid("a claim is missing, or it is for another service or not valid yet"),
             })?
             .claims;
 
         let bound = PublicKey::from_jwk_x(&claims.cnf.jwk.x)
-            .map_err(|_| Error::TokenInvalid("it is bound to no usable key"))?;
+            .map_err(|_| Error::TokenInvalid("`cnf` holds no usable Ed25519 key"))?;
         if bound.key_id().as_str() != claims.cnf.jkt {
-            return Err(Error::TokenInvalid("it is bound to two keys"));
+            return Err(Error::TokenInvalid("the thumbprint and the key in `cnf` differ"));
         }
         Ok(AuthenticatedRunner::new(claims.sub, bound))
     }
 
-    fn named(&self, kid: Option<&str>) -> Result<&ServiceKey, Error> {
+    fn find_key(&self, kid: Option<&str>) -> Result<&ServiceKey, Error> {
         self.keys.iter().find(|key| kid == Some(&key.public.kid)).ok_or(Error::TokenKeyUnknown)
     }
 
-    /// Checks a receipt and returns what it states.
+    /// Verifies a receipt and returns its claims.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServiceKeys::authenticate`], except that a receipt does not expire.
     pub fn verify_receipt(&self, receipt: &str) -> Result<ReceiptClaims, Error> {
         let header =
-            jsonwebtoken::decode_header(receipt).map_err(|_| Error::TokenInvalid("it does not parse"))?;
-        let key = self.named(header.kid.as_deref())?;
+            jsonwebtoken::decode_header(receipt).map_err(|_| Error::TokenInvalid("it is not a JWT"))?;
+        let key = self.find_key(header.kid.as_deref())?;
         if header.typ.as_deref() != Some(RECEIPT_TYPE) {
-            return Err(Error::TokenInvalid("it is not a receipt"));
+            return Err(Error::TokenInvalid("it is not a receipt (`typ` must be `bakeoff-receipt+jwt`)"));
         }
-        // A receipt holds for ever and is for anyone: it has neither expiry nor audience.
+        // A receipt has neither expiry nor audience.
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
@@ -253,7 +266,7 @@ impl ServiceKeys {
 }
 
 impl StoredKey {
-    /// The private half, if it is there; refused if it is not that of the public one.
+    /// Returns the private half, if stored. Refuses one that does not belong to the public half.
     fn seed(&self) -> Result<Option<[u8; 32]>, KeySetRefused> {
         let Some(d) = &self.d else { return Ok(None) };
         let seed: [u8; 32] = URL_SAFE_NO_PAD
@@ -263,7 +276,7 @@ impl StoredKey {
             .ok_or(KeySetRefused("a private key is not 32 bytes"))?;
         let public = SigningKey::from_bytes(&seed).verifying_key();
         if URL_SAFE_NO_PAD.encode(public.as_bytes()) != self.x {
-            return Err(KeySetRefused("a public key is not its private key's"));
+            return Err(KeySetRefused("the two halves of a key do not match"));
         }
         Ok(Some(seed))
     }
@@ -277,13 +290,13 @@ impl ServiceKey {
         Ok(Self {
             verifies_tokens: stored.seed()?.is_some(),
             verifying: DecodingKey::from_ed_components(&stored.x)
-                .map_err(|_| KeySetRefused("a public key does not parse"))?,
+                .map_err(|_| KeySetRefused("a public key is not base64url"))?,
             public: PublicJwk {
                 kty: stored.kty,
                 crv: stored.crv,
                 x: stored.x,
                 kid: stored.kid,
-                used_for: "sig".into(),
+                usage: "sig".into(),
                 alg: "EdDSA".into(),
             },
         })
@@ -292,21 +305,22 @@ impl ServiceKey {
 
 impl fmt::Debug for ServiceKeys {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_list().entries(self.public().map(PublicJwk::kid)).finish()
+        f.debug_list().entries(self.public_keys().map(PublicJwk::kid)).finish()
     }
 }
 
-/// The key set that follows `current` (a JWK set, which may be empty), with a new key of this seed first.
+/// Returns `current` (a JWK set, possibly empty) with a new key, derived from `seed`, in first position.
 ///
-/// A superseded key keeps its private half until `overlap` has passed, at least the longest life of a
-/// token, and its public half for ever: a receipt can be checked as long as anyone has it.
-pub fn rotated(
+/// A superseded key keeps its private half for `overlap`, which must be at least a token's lifetime, and its
+/// public half for ever, because receipts do not expire.
+pub fn rotate_key_set(
     current: &str,
     seed: [u8; 32],
     now: OffsetDateTime,
     overlap: Duration,
 ) -> Result<String, KeySetRefused> {
-    let mut set: StoredSet = serde_json::from_str(current).map_err(|_| KeySetRefused("it does not parse"))?;
+    let mut set: StoredSet =
+        serde_json::from_str(current).map_err(|_| KeySetRefused("it is not a JWK set"))?;
     for key in &mut set.keys {
         let superseded_at = *key.superseded_at.get_or_insert(now.unix_timestamp());
         if now.unix_timestamp() - superseded_at > overlap.whole_seconds() {
@@ -317,13 +331,13 @@ pub fn rotated(
     let new = StoredKey {
         kty: "OKP".into(),
         crv: "Ed25519".into(),
-        kid: KeyId::of_jwk_x(&x).to_string(),
+        kid: KeyId::from_jwk_x(&x).to_string(),
         x,
         d: Some(URL_SAFE_NO_PAD.encode(seed)),
         superseded_at: None,
     };
     set.keys.insert(0, new);
-    serde_json::to_string(&set).map_err(|_| KeySetRefused("it cannot be written"))
+    serde_json::to_string(&set).map_err(|_| KeySetRefused("it cannot be serialized"))
 }
 
 #[cfg(test)]
@@ -344,29 +358,29 @@ mod tests {
     }
 
     #[test]
-    fn a_token_outlives_a_rotation_but_not_its_keys_overlap() {
+    fn a_token_stays_valid_after_a_rotation_until_the_overlap_has_passed() {
         let now = datetime!(2026-11-01 0:00 UTC);
-        let first = rotated(r#"{"keys":[]}"#, [1; 32], now, HOUR).unwrap();
-        let second = rotated(&first, [2; 32], now + HOUR, HOUR).unwrap();
-        let third = rotated(&second, [3; 32], now + HOUR * 3, HOUR).unwrap();
+        let first = rotate_key_set(r#"{"keys":[]}"#, [1; 32], now, HOUR).unwrap();
+        let second = rotate_key_set(&first, [2; 32], now + HOUR, HOUR).unwrap();
+        let third = rotate_key_set(&second, [3; 32], now + HOUR * 3, HOUR).unwrap();
         let token = token(&first);
 
         let keys = ServiceKeys::from_jwk_set(&second).unwrap();
         assert_eq!(keys.authenticate(SERVICE, &token).unwrap().runner_id(), "bench-01");
         let keys = ServiceKeys::from_jwk_set(&third).unwrap();
         assert!(matches!(keys.authenticate(SERVICE, &token), Err(Error::TokenExpired)));
-        assert_eq!(keys.public().count(), 3, "the public halves stay");
-        assert_eq!(third.matches("\"d\"").count(), 2, "the first private half is gone");
+        assert_eq!(keys.public_keys().count(), 3, "every public half is kept");
+        assert_eq!(third.matches("\"d\"").count(), 2, "the first key's private half is removed");
     }
 
     #[test]
-    fn a_set_whose_halves_do_not_belong_together_is_refused() {
-        let set = rotated(r#"{"keys":[]}"#, [1; 32], datetime!(2026-11-01 0:00 UTC), HOUR).unwrap();
+    fn a_key_set_with_mismatched_or_missing_private_half_is_refused() {
+        let set = rotate_key_set(r#"{"keys":[]}"#, [1; 32], datetime!(2026-11-01 0:00 UTC), HOUR).unwrap();
         let other = URL_SAFE_NO_PAD.encode([5; 32]);
-        let mut parsed: serde_json::Value = serde_json::from_str(&set).unwrap();
-        parsed["keys"][0]["d"] = other.into();
-        assert!(ServiceKeys::from_jwk_set(&parsed.to_string()).is_err());
-        parsed["keys"][0].as_object_mut().unwrap().remove("d");
-        assert!(ServiceKeys::from_jwk_set(&parsed.to_string()).is_err(), "nothing could sign");
+        let mut mismatched: serde_json::Value = serde_json::from_str(&set).unwrap();
+        mismatched["keys"][0]["d"] = other.into();
+        assert!(ServiceKeys::from_jwk_set(&mismatched.to_string()).is_err());
+        mismatched["keys"][0].as_object_mut().unwrap().remove("d");
+        assert!(ServiceKeys::from_jwk_set(&mismatched.to_string()).is_err(), "the first key cannot sign");
     }
 }

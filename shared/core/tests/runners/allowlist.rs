@@ -1,4 +1,4 @@
-//! The allowlist: who is let in, on which terms, and how it is read.
+//! Tests of the allowlist: adding entries, replacing expired ones, paging, and looking up signers.
 
 use bakeoff_core::Error;
 use bakeoff_core::runners::allowlist::{Added, NewEntry, add, list, signers};
@@ -26,7 +26,7 @@ async fn count(client: &Client, table: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn a_key_is_added_once_and_the_same_again_is_no_change() {
+async fn adding_an_active_key_again_changes_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
     let first = try_to_add(&client, &runner_entry("bench")).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_key_is_added_once_and_the_same_again_is_no_change() {
 }
 
 #[tokio::test]
-async fn other_terms_for_an_active_key_are_refused() {
+async fn an_active_key_with_another_expiry_or_runner_id_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut entry = runner_entry("bench");
@@ -63,7 +63,7 @@ async fn other_terms_for_an_active_key_are_refused() {
 }
 
 #[tokio::test]
-async fn an_expired_entry_makes_way() {
+async fn adding_a_key_replaces_its_expired_entry() {
     let database = Database::create().await;
     let client = database.client().await;
     try_to_add(&client, &runner_entry("bench")).await.unwrap();
@@ -75,7 +75,7 @@ async fn an_expired_entry_makes_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_admins_at_once_make_one_entry() {
+async fn two_concurrent_adds_create_one_entry() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
     for number in 0..10 {
@@ -88,7 +88,7 @@ async fn two_admins_at_once_make_one_entry() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_allowed_again_is_a_new_entry() {
+async fn allowing_a_revoked_key_again_creates_a_new_entry() {
     let database = Database::create().await;
     let client = database.client().await;
     let entry = try_to_add(&client, &runner_entry("bench")).await.unwrap().entry;
@@ -101,7 +101,7 @@ async fn a_revoked_key_allowed_again_is_a_new_entry() {
 }
 
 #[tokio::test]
-async fn the_list_comes_in_pages_that_miss_and_repeat_nothing() {
+async fn pages_of_the_list_neither_skip_nor_repeat_entries() {
     let database = Database::create().await;
     let client = database.client().await;
     for number in 0..7 {
@@ -114,7 +114,7 @@ async fn the_list_comes_in_pages_that_miss_and_repeat_nothing() {
         let page = list(&client, cursor.as_deref(), 3).await.unwrap();
         sizes.push(page.keys.len());
         labels.extend(page.keys.into_iter().map(|key| key.label));
-        // Added while the list is being read.
+        // An entry added between two pages appears at the end.
         if sizes.len() == 1 {
             try_to_add(&client, &identity_entry("late")).await.unwrap();
         }
@@ -133,7 +133,7 @@ async fn the_list_comes_in_pages_that_miss_and_repeat_nothing() {
 }
 
 #[tokio::test]
-async fn signers_are_the_active_identities_of_that_issuer_and_subject() {
+async fn signers_returns_the_active_identities_of_an_issuer_and_subject() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut narrowed = identity_entry("a");
@@ -160,7 +160,7 @@ async fn signers_are_the_active_identities_of_that_issuer_and_subject() {
 }
 
 #[test]
-fn every_field_error_of_an_entry_is_told() {
+fn every_invalid_field_of_an_entry_is_reported() {
     let mut identity_with_key = identity_entry("a");
     identity_with_key["public_key"] = json!("x");
     for (entry, expected) in [

@@ -1,4 +1,4 @@
-//! Who is let in, against a real PostgreSQL.
+//! Tests of runner identity and authorization against a real PostgreSQL.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

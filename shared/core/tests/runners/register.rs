@@ -1,4 +1,4 @@
-//! Registration: a proof of key in, a token out.
+//! Tests of registration: proofs of possession, the allowlist, and ownership of a runner_id.
 
 use bakeoff_core::Error;
 use bakeoff_core::runners::proof::ProvenKey;
@@ -23,7 +23,7 @@ async fn count(client: &Client, table: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn an_allowed_key_gets_a_token_and_a_row() {
+async fn an_allowed_key_gets_a_token_and_a_row_in_runners() {
     let database = Database::create().await;
     let client = database.client().await;
     let machine = Machine::named("bench");
@@ -52,7 +52,7 @@ async fn an_allowed_key_gets_a_token_and_a_row() {
 }
 
 #[tokio::test]
-async fn without_a_name_the_runner_is_known_by_its_key() {
+async fn without_a_runner_id_the_key_id_is_the_runner_id() {
     let database = Database::create().await;
     let client = database.client().await;
     let machine = Machine::named("bench");
@@ -64,7 +64,7 @@ async fn without_a_name_the_runner_is_known_by_its_key() {
 }
 
 #[tokio::test]
-async fn a_stale_proof_is_told_the_time_and_leaves_nothing_behind() {
+async fn a_stale_proof_returns_the_server_time_and_writes_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
     let machine = Machine::named("bench");
@@ -72,8 +72,8 @@ async fn a_stale_proof_is_told_the_time_and_leaves_nothing_behind() {
     for (off_by_s, fresh) in [(-70, false), (70, false), (-50, true), (50, true)] {
         let mut claims = machine.proof_claims();
         claims["iat"] = json!(claims["iat"].as_i64().unwrap() + off_by_s);
-        let told = try_with(&client, &machine.proven(&claims), &machine.registration()).await;
-        match told {
+        let answer = try_with(&client, &machine.proven(&claims), &machine.registration()).await;
+        match answer {
             Ok(_) => assert!(fresh, "{off_by_s}"),
             Err(Error::ProofStale { server_time }) => {
                 assert!(!fresh, "{off_by_s}");
@@ -87,7 +87,7 @@ async fn a_stale_proof_is_told_the_time_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_proof_is_good_once_also_when_sent_twice_at_once() {
+async fn a_proof_sent_twice_concurrently_registers_once() {
     let database = Database::create().await;
     let (client, other) = (database.client().await, database.client().await);
     let machine = Machine::named("bench");
@@ -102,9 +102,9 @@ async fn a_proof_is_good_once_also_when_sent_twice_at_once() {
     }
 }
 
-/// A replay cache shorter than the accepted skew lets a proof in twice.
+/// A replay cache shorter than the accepted clock skew would accept a proof duplicate.
 #[tokio::test]
-async fn a_spent_proof_is_remembered_past_the_last_moment_it_could_pass() {
+async fn a_spent_proof_is_kept_longer_than_it_could_be_accepted() {
     let database = Database::create().await;
     let client = database.client().await;
     let machine = Machine::named("bench");
@@ -117,7 +117,7 @@ async fn a_spent_proof_is_remembered_past_the_last_moment_it_could_pass() {
 }
 
 #[tokio::test]
-async fn unknown_revoked_expired_and_pinned_keys_get_one_answer_and_a_line_in_the_audit_log() {
+async fn unknown_revoked_expired_and_pinned_keys_get_the_same_error_and_an_audit_entry() {
     let database = Database::create().await;
     let client = database.client().await;
     let machine = Machine::named("bench");
@@ -145,7 +145,7 @@ async fn unknown_revoked_expired_and_pinned_keys_get_one_answer_and_a_line_in_th
 }
 
 #[tokio::test]
-async fn a_pinned_key_registers_under_its_name() {
+async fn a_pinned_key_registers_under_its_own_runner_id() {
     let database = Database::create().await;
     let client = database.client().await;
     let machine = Machine::named("bench");
@@ -155,7 +155,7 @@ async fn a_pinned_key_registers_under_its_name() {
 }
 
 #[tokio::test]
-async fn a_name_belongs_to_the_key_that_took_it_first() {
+async fn a_runner_id_belongs_to_the_first_key_that_registered_it() {
     let database = Database::create().await;
     let client = database.client().await;
     let (first, mut second) = (Machine::named("bench"), Machine::named("other"));
@@ -170,7 +170,7 @@ async fn a_name_belongs_to_the_key_that_took_it_first() {
 }
 
 #[tokio::test]
-async fn the_same_key_registers_any_number_of_times_and_keeps_its_claims() {
+async fn registering_again_keeps_the_runners_claims() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -188,9 +188,9 @@ async fn the_same_key_registers_any_number_of_times_and_keeps_its_claims() {
     fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
 }
 
-/// A runner that the harness's own tools wrote down has a name and a key, and nothing of ours.
+/// The harness's own tools insert runners with a name and a public key, without a key_id.
 #[tokio::test]
-async fn a_runner_of_the_harness_takes_its_own_name() {
+async fn a_key_takes_over_its_runner_inserted_by_the_harness() {
     let database = Database::create().await;
     let client = database.client().await;
     let machine = Machine::named("bench");
@@ -203,7 +203,7 @@ async fn a_runner_of_the_harness_takes_its_own_name() {
 }
 
 #[tokio::test]
-async fn a_proof_of_another_key_than_the_bodys_is_refused() {
+async fn a_proof_by_another_key_than_the_bodys_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let (machine, other) = (Machine::named("bench"), Machine::named("other"));
@@ -215,12 +215,12 @@ async fn a_proof_of_another_key_than_the_bodys_is_refused() {
 }
 
 #[test]
-fn a_proof_proves_one_request_with_one_algorithm() {
+fn a_proof_for_another_request_key_or_algorithm_is_refused() {
     let machine = Machine::named("bench");
     let good = machine.proof_claims();
     ProvenKey::from_proof(&machine.proof(&good), REGISTER_URL).unwrap();
 
-    let bend = |name: &str, value: Value| {
+    let proof_with = |name: &str, value: Value| {
         let mut claims = good.clone();
         claims[name] = value;
         machine.proof(&claims)
@@ -228,16 +228,16 @@ fn a_proof_proves_one_request_with_one_algorithm() {
     let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": machine.public_key().jwk_x() });
     let with_header = |header: Value| fixture::jwt(&header, &good, &machine.key);
     let stranger = Machine::named("stranger");
-    let mut spoiled = machine.proof(&good);
-    spoiled.pop();
+    let mut truncated = machine.proof(&good);
+    truncated.pop();
     for (why, proof) in [
-        ("another method", bend("htm", json!("GET"))),
-        ("another route", bend("htu", json!("https://queue.example/api/queue/claim"))),
-        ("another host", bend("htu", json!("https://evil.example/api/runners/register"))),
-        ("no jti", bend("jti", json!(""))),
-        ("a long jti", bend("jti", json!("j".repeat(129)))),
-        ("no time", bend("iat", json!(-1))),
-        ("a time for ever", bend("iat", json!(1e300))),
+        ("another method", proof_with("htm", json!("GET"))),
+        ("another route", proof_with("htu", json!("https://queue.example/api/queue/claim"))),
+        ("another host", proof_with("htu", json!("https://evil.example/api/runners/register"))),
+        ("no jti", proof_with("jti", json!(""))),
+        ("a long jti", proof_with("jti", json!("j".repeat(129)))),
+        ("no time", proof_with("iat", json!(-1))),
+        ("a time for ever", proof_with("iat", json!(1e300))),
         ("another type", with_header(json!({ "typ": "JWT", "alg": "EdDSA", "jwk": jwk }))),
         ("no key", with_header(json!({ "typ": "dpop+jwt", "alg": "EdDSA" }))),
         ("no algorithm", with_header(json!({ "typ": "dpop+jwt", "alg": "none", "jwk": jwk }))),
@@ -255,7 +255,7 @@ fn a_proof_proves_one_request_with_one_algorithm() {
             "another's signature",
             fixture::jwt(&json!({ "typ": "dpop+jwt", "alg": "EdDSA", "jwk": jwk }), &good, &stranger.key),
         ),
-        ("a cut signature", spoiled),
+        ("a cut signature", truncated),
         ("not a JWT", "x".to_owned()),
         ("nothing", String::new()),
     ] {
@@ -265,7 +265,7 @@ fn a_proof_proves_one_request_with_one_algorithm() {
 }
 
 #[test]
-fn every_field_error_of_a_registration_is_told() {
+fn every_invalid_field_of_a_registration_is_reported() {
     let errors = |body: Value| -> Vec<String> {
         let refused = Registration::parse(&body.to_string()).unwrap_err();
         refused.into_iter().map(|field_error| field_error.pointer).collect()
@@ -286,6 +286,6 @@ fn every_field_error_of_a_registration_is_told() {
             "/hostnam",
         ]
     );
-    let twice = r#"{"public_key": "a", "public_key": "b"}"#;
-    assert!(Registration::parse(twice).is_err());
+    let duplicate = r#"{"public_key": "a", "public_key": "b"}"#;
+    assert!(Registration::parse(duplicate).is_err());
 }

@@ -1,4 +1,4 @@
-//! A revocation: refused at once, and the jobs back in the same transaction.
+//! Tests of revocation: it returns the key's live claims in the same transaction.
 
 use bakeoff_core::Error;
 use bakeoff_core::runners::revoke::{parse_reason, revoke};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Row;
 
 #[tokio::test]
-async fn live_claims_go_back_with_no_attempt_counted_and_all_else_is_left_alone() {
+async fn revoking_returns_only_the_keys_live_claims_and_counts_no_attempt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -46,7 +46,7 @@ async fn live_claims_go_back_with_no_attempt_counted_and_all_else_is_left_alone(
 }
 
 #[tokio::test]
-async fn a_second_revocation_changes_nothing() {
+async fn revoking_a_key_twice_changes_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -63,7 +63,7 @@ async fn a_second_revocation_changes_nothing() {
 }
 
 #[tokio::test]
-async fn all_names_of_a_key_lose_their_claims() {
+async fn revoking_returns_the_claims_of_every_runner_of_the_key() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -78,9 +78,9 @@ async fn all_names_of_a_key_lose_their_claims() {
     assert_eq!(revoked.claims_returned, 2);
 }
 
-/// The harness's own tools marked rows CLAIMED before there were claim ids.
+/// The harness's own tools set rows to CLAIMED before claim ids existed.
 #[tokio::test]
-async fn a_row_that_an_old_tool_claimed_does_not_stand_in_the_way() {
+async fn revoking_returns_a_claimed_row_without_a_claim_id() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -101,7 +101,7 @@ async fn a_row_that_an_old_tool_claimed_does_not_stand_in_the_way() {
 }
 
 #[test]
-fn a_reason_may_be_left_out_but_not_misspelt() {
+fn a_reason_is_optional_but_a_misspelt_field_is_refused() {
     assert_eq!(parse_reason(" \n"), Ok(None));
     assert_eq!(parse_reason("{}"), Ok(None));
     assert_eq!(parse_reason(r#"{"reason": "lost"}"#), Ok(Some("lost".to_owned())));

@@ -1,7 +1,7 @@
-//! Tokens and receipts: what the service's keys vouch for, and what passes for neither.
+//! Tests of tokens and receipts: which signatures, claims and keys are accepted.
 
 use bakeoff_core::Error;
-use bakeoff_core::runners::token::{ServiceKeys, rotated};
+use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture::{self, Machine, SERVICE};
 use base64::Engine as _;
@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 const SEED: [u8; 32] = [42; 32];
 
 fn kid() -> String {
-    fixture::service_keys().public().next().unwrap().kid().to_owned()
+    fixture::service_keys().public_keys().next().unwrap().kid().to_owned()
 }
 
 fn header() -> Value {
@@ -33,7 +33,7 @@ fn claims() -> Value {
     })
 }
 
-fn bent(pointer: &str, value: Value) -> String {
+fn token_with(pointer: &str, value: Value) -> String {
     let mut claims = claims();
     *claims.pointer_mut(pointer).unwrap() = value;
     fixture::jwt(&header(), &claims, &SigningKey::from_bytes(&SEED))
@@ -44,7 +44,7 @@ fn authenticate(token: &str) -> Result<(), Error> {
 }
 
 #[test]
-fn a_token_made_by_the_services_key_names_the_runner() {
+fn a_token_signed_by_the_service_authenticates_the_runner() {
     let token = fixture::jwt(&header(), &claims(), &SigningKey::from_bytes(&SEED));
     let runner = fixture::service_keys().authenticate(SERVICE, &token).unwrap();
     assert_eq!(runner.runner_id(), "bench");
@@ -52,14 +52,14 @@ fn a_token_made_by_the_services_key_names_the_runner() {
 }
 
 #[test]
-fn an_expired_token_is_told_apart() {
+fn an_expired_token_has_an_error_of_its_own() {
     let now = OffsetDateTime::now_utc().unix_timestamp();
-    let refused = authenticate(&bent("/exp", json!(now - 10)));
+    let refused = authenticate(&token_with("/exp", json!(now - 10)));
     assert!(matches!(refused, Err(Error::TokenExpired)), "{refused:?}");
 }
 
 #[test]
-fn what_is_not_a_token_of_this_service_is_refused() {
+fn a_token_with_a_wrong_claim_header_or_signature_is_refused() {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let signing = SigningKey::from_bytes(&SEED);
     let with_header = |header: Value| fixture::jwt(&header, &claims(), &signing);
@@ -74,15 +74,15 @@ fn what_is_not_a_token_of_this_service_is_refused() {
         format!("{}.{}.", part(&json!({ "typ": "at+jwt", "alg": "none", "kid": kid() })), part(&claims()))
     };
     for (why, token) in [
-        ("another audience", bent("/aud", json!("https://other.example"))),
-        ("another issuer", bent("/iss", json!("https://other.example"))),
-        ("not yet valid", bent("/nbf", json!(now + 60))),
+        ("another audience", token_with("/aud", json!("https://other.example"))),
+        ("another issuer", token_with("/iss", json!("https://other.example"))),
+        ("not yet valid", token_with("/nbf", json!(now + 60))),
         ("no expiry", without("exp")),
         ("no audience", without("aud")),
         ("no subject", without("sub")),
         ("bound to nothing", without("cnf")),
-        ("bound to two keys", bent("/cnf/jkt", json!(stranger.key_id()))),
-        ("bound to a weak key", bent("/cnf/jwk/x", json!(URL_SAFE_NO_PAD.encode([0; 32])))),
+        ("bound to two keys", token_with("/cnf/jkt", json!(stranger.key_id()))),
+        ("bound to a weak key", token_with("/cnf/jwk/x", json!(URL_SAFE_NO_PAD.encode([0; 32])))),
         ("another's signature", fixture::jwt(&header(), &claims(), &stranger.key)),
         ("the runner's own signature", fixture::jwt(&header(), &claims(), &Machine::named("bench").key)),
         ("another type", with_header(json!({ "typ": "JWT", "alg": "EdDSA", "kid": kid() }))),
@@ -101,7 +101,7 @@ fn what_is_not_a_token_of_this_service_is_refused() {
 }
 
 #[test]
-fn an_unknown_kid_says_that_a_newer_key_set_may_know_it() {
+fn an_unknown_kid_has_an_error_of_its_own() {
     for header in [json!({ "typ": "at+jwt", "alg": "EdDSA" }), {
         let mut header = header();
         header["kid"] = json!("rotated");
@@ -113,17 +113,17 @@ fn an_unknown_kid_says_that_a_newer_key_set_may_know_it() {
 }
 
 #[test]
-fn after_a_rotation_the_older_key_still_verifies() {
+fn a_token_signed_before_a_rotation_still_authenticates() {
     let now = time::OffsetDateTime::now_utc();
-    let set = rotated(&fixture::key_set(SEED), [43; 32], now, time::Duration::HOUR).unwrap();
-    let rotated = ServiceKeys::from_jwk_set(&set).unwrap();
+    let set = rotate_key_set(&fixture::key_set(SEED), [43; 32], now, time::Duration::HOUR).unwrap();
+    let after = ServiceKeys::from_jwk_set(&set).unwrap();
     let token = fixture::jwt(&header(), &claims(), &SigningKey::from_bytes(&SEED));
-    assert_eq!(rotated.authenticate(SERVICE, &token).unwrap().runner_id(), "bench");
-    assert_ne!(rotated.public().next().unwrap().kid(), kid());
+    assert_eq!(after.authenticate(SERVICE, &token).unwrap().runner_id(), "bench");
+    assert_ne!(after.public_keys().next().unwrap().kid(), kid());
 }
 
 #[tokio::test]
-async fn neither_receipt_nor_token_passes_for_the_other() {
+async fn a_receipt_is_not_accepted_as_a_token_nor_a_token_as_a_receipt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -145,7 +145,7 @@ async fn neither_receipt_nor_token_passes_for_the_other() {
 }
 
 #[test]
-fn a_key_set_that_cannot_sign_is_refused_without_a_word_of_what_it_holds() {
+fn an_invalid_key_set_is_refused_without_revealing_its_keys() {
     let only_key = |seed| serde_json::from_str::<Value>(&fixture::key_set(seed)).unwrap()["keys"][0].clone();
     let good = only_key(SEED);
     let mut another_public = good.clone();
