@@ -43,7 +43,7 @@ impl Command {
         let policy = Object::parse(body, "", &mut FieldErrors::default())
             .filter(|object| object.has("signer_policy"))
             .and_then(|mut object| {
-                let policy: Option<String> = object.optional("signer_policy", &mut errors);
+                let policy: Option<String> = object.value("signer_policy", "a string", &mut errors);
                 object.finish(&mut errors);
                 policy
             });

@@ -26,7 +26,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let admin = app.admin(&request)?;
     let reply = match request.route().as_str() {
         "POST /api/admin/runs" => {
-            let run = parse_body(&request.body()?, NewRun::parse)?.or_named(request.fresh_id());
+            let run = parse_body(&request.body()?, NewRun::parse)?.with_default_id(request.fresh_id());
             Reply::json(201, &enqueue(&*app.database().await?, &admin, &run).await?)
         }
         "GET /api/admin/runs" => {

@@ -1,4 +1,4 @@
-//! The audit log: refusals that matter. Changes by admins write their line in their own statement.
+//! The audit log of refused submissions. An admin's change writes its audit entry in its own SQL statement.
 
 use crate::error::Error;
 use crate::runners::runner::AuthenticatedRunner;
@@ -7,15 +7,15 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
-/// Notes that a runner's submission was refused for a reason that says something about the runner: a
-/// signature that does not verify, a signer that is not allowed, another run's result.
+/// Writes an audit entry if a submission was refused for a reason that may indicate an attack: an invalid
+/// signature, a signer not on the allowlist, or another run's result. Other errors write nothing.
 pub async fn submission_refused(
     client: &Client,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
-    why: &Error,
+    error: &Error,
 ) -> Result<(), Error> {
-    let action = match why {
+    let action = match error {
         Error::SignatureInvalid(_) => "submit.signature_invalid",
         Error::SignerNotAllowed(_) => "submit.signer_not_allowed",
         Error::RunMismatch { .. } => "submit.run_mismatch",
@@ -28,7 +28,7 @@ pub async fn submission_refused(
                 (&runner.runner_id(), Type::TEXT),
                 (&action, Type::TEXT),
                 (&run_id.to_string(), Type::TEXT),
-                (&Json(json!({ "why": why.to_string() })), Type::JSONB),
+                (&Json(json!({ "why": error.to_string() })), Type::JSONB),
             ],
         )
         .await?;

@@ -1,23 +1,26 @@
-//! Reading a request: a JSON object taken apart field by field, with every fault collected and every
-//! unknown field named, so that a caller mends a request once and a typo never passes silently.
+//! Reads a request's JSON object field by field, and reports every invalid and every unknown field at once.
+//!
+//! All errors are collected so that a caller corrects a request in one round. Unknown fields are refused,
+//! because a misspelt optional field would otherwise be ignored without notice.
 
-use crate::field_error::FieldErrors;
+use crate::field_error::{FieldErrors, quote};
 use crate::results::canonical_json::CanonicalForm;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
+use uuid::Uuid;
 
 /// The members of a JSON object by name, each as the text received.
 ///
-/// A name that comes twice is refused: two readers could take different ones.
+/// A duplicate name is refused, because two parsers may keep different values.
 struct Members<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Once;
-        impl<'de> Visitor<'de> for Once {
+        struct UniqueNames;
+        impl<'de> Visitor<'de> for UniqueNames {
             type Value = Members<'de>;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an object")
@@ -26,148 +29,176 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 let mut members = BTreeMap::new();
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
                     if members.contains_key(&name) {
-                        return Err(A::Error::custom(format!("the field {name:?} comes twice")));
+                        let name = quote(&name);
+                        return Err(A::Error::custom(format!("the field {name} occurs twice; send it once")));
                     }
                     members.insert(name, value);
                 }
                 Ok(Members(members))
             }
         }
-        deserializer.deserialize_map(Once)
+        deserializer.deserialize_map(UniqueNames)
     }
 }
 
-/// A JSON object being read. Take its fields, then [`Object::finish`] it.
+/// A JSON object whose fields are taken one by one; [`Object::finish`] reports the unknown ones.
 #[derive(Debug)]
 pub struct Object<'a> {
-    at: String,
+    pointer: String,
+    /// Fields not taken yet.
     members: BTreeMap<String, &'a RawValue>,
+    /// Fields that were asked for and are absent: what a misspelt field may have been meant to be.
+    absent: Vec<&'static str>,
 }
 
 impl<'a> Object<'a> {
-    /// Reads `text` as an object that stands at `at` (a JSON Pointer, empty for the whole document).
-    pub fn parse(text: &'a str, at: &str, errors: &mut FieldErrors) -> Option<Self> {
+    /// Parses `text` as the object at `pointer` (RFC 6901; empty for the whole document).
+    pub fn parse(text: &'a str, pointer: &str, errors: &mut FieldErrors) -> Option<Self> {
+        if !text.trim_start().starts_with('{') {
+            errors.push(pointer, "must be a JSON object");
+            return None;
+        }
         match serde_json::from_str::<Members<'a>>(text) {
-            Ok(Members(members)) => Some(Self { at: at.to_owned(), members }),
+            Ok(Members(members)) => Some(Self { pointer: pointer.to_owned(), members, absent: Vec::new() }),
             Err(error) => {
-                errors.push(at, described(&error));
+                errors.push(pointer, strip_position(&error));
                 None
             }
         }
     }
 
-    /// The JSON Pointer of one of the fields.
+    /// Returns the JSON Pointer of a field.
     pub fn pointer(&self, name: &str) -> String {
-        format!("{}/{}", self.at, name.replace('~', "~0").replace('/', "~1"))
+        format!("{}/{}", self.pointer, name.replace('~', "~0").replace('/', "~1"))
     }
 
-    /// Takes a field's text as received; an explicit `null` is an absent field.
-    pub fn raw(&mut self, name: &str) -> Option<&'a RawValue> {
-        self.members.remove(name).filter(|value| value.get() != "null")
+    /// Takes a field's text as received. An explicit `null` counts as absent.
+    pub fn raw(&mut self, name: &'static str) -> Option<&'a RawValue> {
+        let value = self.members.remove(name);
+        if value.is_none() {
+            self.absent.push(name);
+        }
+        value.filter(|value| value.get() != "null")
     }
 
-    /// The text of a field that is still to be taken.
-    pub fn peek(&self, name: &str) -> Option<&'a str> {
+    /// Returns a field's text as received, without taking the field.
+    pub(crate) fn peek(&self, name: &str) -> Option<&'a str> {
         self.members.get(name).map(|value| value.get()).filter(|text| *text != "null")
     }
 
-    /// Takes a field that may be absent.
-    pub fn optional<T: DeserializeOwned>(&mut self, name: &str, errors: &mut FieldErrors) -> Option<T> {
+    /// Takes an optional field of type `T`. `expected` names that type in the error: "must be {expected}".
+    pub fn value<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        errors: &mut FieldErrors,
+    ) -> Option<T> {
         let value = self.raw(name)?;
-        match serde_json::from_str(value.get()) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                errors.push(self.pointer(name), described(&error));
-                None
-            }
+        let value = serde_json::from_str(value.get()).ok();
+        if value.is_none() {
+            errors.push(self.pointer(name), format!("must be {expected}"));
         }
+        value
     }
 
-    /// Takes a field that must be there.
-    pub fn required<T: DeserializeOwned>(&mut self, name: &str, errors: &mut FieldErrors) -> Option<T> {
-        self.present(name, errors).then(|| self.optional(name, errors)).flatten()
+    /// Takes a required field of type `T`; see [`Object::value`].
+    pub(crate) fn required_value<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        expected: &str,
+        errors: &mut FieldErrors,
+    ) -> Option<T> {
+        self.check_present(name, errors).then(|| self.value(name, expected, errors)).flatten()
     }
 
-    /// Takes any JSON, if it is there, for a `jsonb` column: such a column holds no NUL.
-    pub fn json(&mut self, name: &str, errors: &mut FieldErrors) -> Option<serde_json::Value> {
-        let at = self.pointer(name);
+    /// Takes an optional UUID.
+    pub(crate) fn uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
+        self.value(name, "a UUID", errors)
+    }
+
+    /// Takes a required UUID.
+    pub(crate) fn required_uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
+        self.required_value(name, "a UUID", errors)
+    }
+
+    /// Takes an optional field of any JSON type for a `jsonb` column. Refuses U+0000, which `jsonb` cannot
+    /// store.
+    pub(crate) fn json(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<serde_json::Value> {
+        let pointer = self.pointer(name);
         let value = self.raw(name)?;
         if value.get().contains("\\u0000") {
-            errors.push(at, "holds a NUL character");
+            errors.push(pointer, NUL);
             return None;
         }
-        serde_json::from_str(value.get()).map_err(|error| errors.push(at, described(&error))).ok()
+        serde_json::from_str(value.get()).map_err(|error| errors.push(pointer, strip_position(&error))).ok()
     }
 
-    /// Takes a text whose length in bytes is in `length`, if it is there.
+    /// Takes an optional string whose length in bytes is within `length`.
     pub fn text(
         &mut self,
-        name: &str,
+        name: &'static str,
         length: RangeInclusive<usize>,
         errors: &mut FieldErrors,
     ) -> Option<String> {
-        let text: String = self.optional(name, errors)?;
+        let text: String = self.value(name, "a string", errors)?;
         if !length.contains(&text.len()) {
-            errors.push(
-                self.pointer(name),
-                format!("is {} bytes long; allowed are {} to {}", text.len(), length.start(), length.end()),
-            );
+            let (min, max) = length.into_inner();
+            let detail = format!("must be {min} to {max} bytes long; has {}", text.len());
+            errors.push(self.pointer(name), detail);
             return None;
         }
         if text.contains('\0') {
-            errors.push(self.pointer(name), "holds a NUL character");
+            errors.push(self.pointer(name), NUL);
             return None;
         }
         Some(text)
     }
 
-    /// Takes a text that must be there.
+    /// Takes a required string; see [`Object::text`].
     pub fn required_text(
         &mut self,
-        name: &str,
+        name: &'static str,
         length: RangeInclusive<usize>,
         errors: &mut FieldErrors,
     ) -> Option<String> {
-        self.present(name, errors).then(|| self.text(name, length, errors)).flatten()
+        self.check_present(name, errors).then(|| self.text(name, length, errors)).flatten()
     }
 
-    /// Takes an integer within `range`, if it is there.
+    /// Takes an optional integer within `range`.
     pub fn integer(
         &mut self,
-        name: &str,
+        name: &'static str,
         range: RangeInclusive<i32>,
         errors: &mut FieldErrors,
     ) -> Option<i32> {
-        let value: i64 = self.optional(name, errors)?;
-        match i32::try_from(value) {
-            Ok(value) if range.contains(&value) => Some(value),
-            _ => {
-                errors.push(
-                    self.pointer(name),
-                    format!("is {value}; allowed are {} to {}", range.start(), range.end()),
-                );
-                None
-            }
+        let value = self.raw(name)?;
+        let value = serde_json::from_str(value.get()).ok().filter(|value| range.contains(value));
+        if value.is_none() {
+            let (min, max) = range.into_inner();
+            errors.push(self.pointer(name), format!("must be an integer from {min} to {max}"));
         }
+        value
     }
 
-    /// Takes a field that is an object itself, if it is there.
-    pub fn object(&mut self, name: &str, errors: &mut FieldErrors) -> Option<Object<'a>> {
+    /// Takes an optional nested object.
+    pub fn object(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Object<'a>> {
         let value = self.raw(name)?;
         Object::parse(value.get(), &self.pointer(name), errors)
     }
 
-    /// Takes an object that is kept as it is, of at most `max` bytes, if it is there. What two readers
-    /// could read differently is refused (a name twice, at any depth), and NUL, which Postgres cannot keep.
-    pub fn free_form(
+    /// Takes an optional object of at most `max` bytes that is stored without interpretation.
+    ///
+    /// Refuses what two parsers may read differently (a duplicate name at any depth) and U+0000, which
+    /// Postgres cannot store.
+    pub(crate) fn free_form(
         &mut self,
-        name: &str,
+        name: &'static str,
         max: usize,
         errors: &mut FieldErrors,
     ) -> Option<serde_json::Value> {
         let text = self.raw(name)?.get();
         if !text.starts_with('{') || text.len() > max {
-            errors.push(self.pointer(name), format!("is not an object of at most {max} bytes"));
+            errors.push(self.pointer(name), format!("must be a JSON object of at most {max} bytes"));
             return None;
         }
         if let Err(refused) = CanonicalForm::of(text.as_bytes()) {
@@ -175,56 +206,181 @@ impl<'a> Object<'a> {
             return None;
         }
         if text.contains("\\u0000") {
-            errors.push(self.pointer(name), "holds a NUL character");
+            errors.push(self.pointer(name), NUL);
             return None;
         }
-        serde_json::from_str(text).map_err(|error| errors.push(self.pointer(name), described(&error))).ok()
+        serde_json::from_str(text)
+            .map_err(|error| errors.push(self.pointer(name), strip_position(&error)))
+            .ok()
     }
 
-    /// Takes a list: the pointer and the text of each element; empty where absent.
-    pub fn list(&mut self, name: &str, errors: &mut FieldErrors) -> Vec<(String, &'a RawValue)> {
+    /// Takes an optional list: pointer and text of each element. Empty if the field is absent.
+    pub(crate) fn list(
+        &mut self,
+        name: &'static str,
+        errors: &mut FieldErrors,
+    ) -> Vec<(String, &'a RawValue)> {
         let Some(value) = self.raw(name) else { return Vec::new() };
+        let pointer = self.pointer(name);
         match serde_json::from_str::<Vec<&'a RawValue>>(value.get()) {
             Ok(values) => {
-                let at = self.pointer(name);
-                values.into_iter().enumerate().map(|(i, value)| (format!("{at}/{i}"), value)).collect()
+                values.into_iter().enumerate().map(|(i, value)| (format!("{pointer}/{i}"), value)).collect()
             }
-            Err(error) => {
-                errors.push(self.pointer(name), described(&error));
+            Err(_) => {
+                errors.push(pointer, "must be a list");
                 Vec::new()
             }
         }
     }
 
-    /// Whether a required field is there; notes a fault if not.
-    pub fn present(&mut self, name: &str, errors: &mut FieldErrors) -> bool {
+    /// Returns whether a required field is present and not null, and reports it if it is not.
+    pub(crate) fn check_present(&mut self, name: &'static str, errors: &mut FieldErrors) -> bool {
         let present = self.has(name);
         if !present {
-            // An explicit null is missing, but it is not unknown.
-            self.members.remove(name);
-            errors.push(self.pointer(name), "is missing");
+            // Takes an explicit null, which is a missing field and not an unknown one.
+            self.raw(name);
+            errors.push(self.pointer(name), "is required");
         }
         present
     }
 
-    /// Whether a field is there and not null.
+    /// Returns whether a field is present and not null.
     pub fn has(&self, name: &str) -> bool {
         self.peek(name).is_some()
     }
 
-    /// Names every field that nobody took.
+    /// Reports every field that was not taken as unknown.
     pub fn finish(self, errors: &mut FieldErrors) {
         for name in self.members.keys() {
-            errors.push(self.pointer(name), "is not a known field");
+            // Only listed errors get a suggestion: a body may hold 100,000 unknown fields, and each
+            // suggestion costs one edit distance per absent field.
+            let suggestion = if errors.is_full() { None } else { closest(name, &self.absent) };
+            let detail = match suggestion {
+                Some(known) => format!("unknown field; did you mean `{known}`?"),
+                None => "unknown field".to_owned(),
+            };
+            errors.push(self.pointer(name), detail);
         }
     }
 }
 
-/// The reader's own words without its line and column, which mean nothing inside a field.
-fn described(error: &serde_json::Error) -> String {
+const NUL: &str = "must not contain U+0000, which the database cannot store";
+
+/// Returns serde_json's message without line and column, which are relative to the field.
+fn strip_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
         Some(end) => text[..end].to_owned(),
         None => text,
+    }
+}
+
+/// Returns the candidate closest to a misspelt `name`: at most 2 edits and a third of its letters apart,
+/// regardless of case, `_` and `-`.
+fn closest(name: &str, candidates: &[&'static str]) -> Option<&'static str> {
+    const LONGEST_NAME: usize = 64;
+    const MAX_EDITS: usize = 2;
+    if name.len() > LONGEST_NAME {
+        return None;
+    }
+    let letters = |name: &str| -> Vec<char> {
+        name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect()
+    };
+    let name = letters(name);
+    let max_edits = MAX_EDITS.min(name.len() / 3);
+    candidates
+        .iter()
+        .map(|candidate| (edit_distance(&name, &letters(candidate)), *candidate))
+        .filter(|(edits, _)| *edits <= max_edits)
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Returns the Levenshtein distance: the least number of insertions, deletions and substitutions.
+fn edit_distance(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str, read: impl FnOnce(&mut Object, &mut FieldErrors)) -> Vec<(String, String)> {
+        let mut errors = FieldErrors::default();
+        if let Some(mut object) = Object::parse(text, "", &mut errors) {
+            read(&mut object, &mut errors);
+            object.finish(&mut errors);
+        }
+        errors.into_vec().into_iter().map(|error| (error.pointer, error.detail)).collect()
+    }
+
+    #[test]
+    fn an_unknown_field_suggests_the_absent_field_it_resembles() {
+        for (sent, suggested) in [
+            ("quantization", Some("quantizations")),
+            ("vramGB", Some("vram_gb")),
+            ("lables", Some("labels")),
+            ("quantizations_supported", None),
+            ("x", None),
+        ] {
+            let body = format!("{{{sent:?}: 1}}");
+            let found = errors(&body, |object, _| {
+                for name in ["vram_gb", "quantizations", "labels"] {
+                    object.raw(name);
+                }
+            });
+            let detail = match suggested {
+                Some(name) => format!("unknown field; did you mean `{name}`?"),
+                None => "unknown field".to_owned(),
+            };
+            assert_eq!(found, [(format!("/{sent}"), detail)]);
+        }
+    }
+
+    #[test]
+    fn a_field_that_was_sent_is_not_suggested() {
+        let found = errors(r#"{"label": "a", "labels": "b"}"#, |object, errors| {
+            object.text("label", 1..=9, errors);
+        });
+        assert_eq!(found, [("/labels".to_owned(), "unknown field".to_owned())]);
+    }
+
+    #[test]
+    fn errors_name_the_expected_type_and_range() {
+        let body = r#"{"a": "24", "b": 101, "c": 1.5, "d": [], "e": "é", "f": {}, "g": []}"#;
+        let found = errors(body, |object, errors| {
+            object.value::<f64>("a", "a number of GB, such as 24", errors);
+            object.integer("b", 0..=100, errors);
+            object.integer("c", 0..=100, errors);
+            object.object("d", errors);
+            object.text("e", 3..=9, errors);
+            object.list("f", errors);
+            object.required_uuid("g", errors);
+            object.required_uuid("h", errors);
+        });
+        let expected = [
+            ("/a", "must be a number of GB, such as 24"),
+            ("/b", "must be an integer from 0 to 100"),
+            ("/c", "must be an integer from 0 to 100"),
+            ("/d", "must be a JSON object"),
+            ("/e", "must be 3 to 9 bytes long; has 2"),
+            ("/f", "must be a list"),
+            ("/g", "must be a UUID"),
+            ("/h", "is required"),
+        ];
+        assert_eq!(found, expected.map(|(pointer, detail)| (pointer.to_owned(), detail.to_owned())));
+        assert_eq!(errors("[]", |_, _| ()), [(String::new(), "must be a JSON object".to_owned())]);
+        let duplicate = errors(r#"{"a": 1, "a": 2}"#, |_, _| ());
+        assert_eq!(duplicate, [(String::new(), "the field \"a\" occurs twice; send it once".to_owned())]);
     }
 }

@@ -1,88 +1,92 @@
-//! Why an operation was refused or failed. Nothing here knows HTTP: one table in `bakeoff-lambda`
-//! gives each kind its status and code.
+//! Errors of operations, independent of HTTP: one table in `bakeoff-lambda` maps each variant to a status and
+//! a code.
 //!
-//! A refusal is a variant of its own. Whatever is not the caller's doing (the database, a row that
-//! cannot be) is [`Error::Database`] or [`Error::Internal`], whose text is logged and never sent.
+//! Each refusal has its own variant, whose text is sent to the caller. A failure that the caller did not
+//! cause is [`Error::Database`] or [`Error::Internal`], whose text is logged and never sent.
 
 use crate::field_error::FieldError;
 use time::OffsetDateTime;
 
-/// A refusal or a failure of an operation.
+/// Refusal or failure of an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The document does not fit its schema; every fault is listed.
-    #[error("{}", invalid(.0.len()))]
+    /// The request does not match its schema; every invalid field is listed.
+    #[error("{}", count_invalid_fields(.0.len()))]
     Invalid(Vec<FieldError>),
-    /// The proof of possession is malformed, or proves something else.
-    #[error("the proof is refused: {0}")]
+    /// The proof of possession is malformed, or was made for another key or request.
+    #[error("the DPoP proof is invalid: {0}")]
     ProofInvalid(&'static str),
-    /// The proof was made too long ago or too far ahead, by the database's clock.
-    #[error("the proof is not fresh")]
+    /// The proof's `iat` is too far from the database's clock, in the past or in the future.
+    #[error("the `iat` of the proof is too far from `server_time`; correct the clock and sign a new proof")]
     ProofStale {
-        /// The server's time, so that a runner with a wrong clock can correct itself.
+        /// The database's clock, with which the runner can correct its own.
         server_time: OffsetDateTime,
     },
     /// The proof was used before.
-    #[error("the proof was used before")]
+    #[error("the proof was used before; sign a new one with a new `jti`")]
     ProofReplayed,
-    /// The token is malformed, not ours, or for somebody else.
-    #[error("the token is not valid: {0}")]
+    /// The token or receipt is malformed, was not issued by this service, or is of another kind.
+    #[error("the token is invalid: {0}. Register again for a new token")]
     TokenInvalid(&'static str),
-    /// The token names a key that the key set at hand does not have; a newer set may.
-    #[error("the token names an unknown key")]
+    /// The token's `kid` is not in the key set used; a newer version of the set may contain it.
+    #[error("the token's key is not one of this service's; register again for a new token")]
     TokenKeyUnknown,
     /// The token has expired.
-    #[error("the token has expired")]
+    #[error("the token has expired; register again for a new token")]
     TokenExpired,
-    /// The key is not on the allowlist, revoked, or expired: deliberately one answer.
-    #[error("the key is not allowed")]
+    /// The key is not on the allowlist, revoked, expired, or allowed under another name only. These have
+    /// deliberately one error, so that it reveals nothing about the allowlist.
+    #[error("this key is not on the allowlist, or not any more, or not for this `runner_id`; ask an admin")]
     KeyNotAllowed,
     /// The `runner_id` belongs to another key.
-    #[error("the runner_id belongs to another key")]
+    #[error("this `runner_id` belongs to another key; register under another one")]
     RunnerIdTaken,
-    /// The claim is not live any more.
-    #[error("the claim is lost")]
+    /// The claim has ended.
+    #[error(
+        "this claim has ended; claim again. If its lease expired, a finished result is still accepted under this \
+         `claim_id` until the job is completed or cancelled"
+    )]
     ClaimLost,
     /// The claim id was used by another runner.
-    #[error("the claim id was used by another runner")]
+    #[error("this `claim_id` was used by another runner; claim with a new UUID")]
     ClaimIdTaken,
-    /// The run, or the row of the claim, has ended.
+    /// The run, or the claim's row, has ended.
     #[error("the run is finished: {0}")]
     RunFinished(&'static str),
-    /// No such run, or none that the caller may see.
-    #[error("no such run")]
+    /// The queue holds no run with this id.
+    #[error("no run with this id in the queue")]
     RunNotFound,
-    /// A run of this id exists already.
-    #[error("a run of this id exists")]
+    /// A run with this id exists already.
+    #[error("a run with this id exists already; choose another `run_id`, or leave it out")]
     RunExists,
-    /// No such key on the allowlist.
-    #[error("no such key")]
+    /// The allowlist holds no key with this id.
+    #[error("no key with this id on the allowlist")]
     KeyNotFound,
-    /// The key is allowed already, on other terms.
-    #[error("the key is allowed already, on other terms")]
+    /// The key is active on the allowlist, with another `runner_id` or expiry.
+    #[error("the key is allowed already, with another `runner_id` or `expires_at`; revoke it first")]
     KeyExists,
-    /// The signature does not prove what it must.
-    #[error("the signature is refused: {0}")]
+    /// The signature does not verify, or does not cover the result.
+    #[error("the signature is invalid: {0}")]
     SignatureInvalid(String),
-    /// The signature is good, but its signer is not on the allowlist.
-    #[error("the signer is not allowed: {0}")]
+    /// The signature verifies, but its signer is not on the allowlist.
+    #[error("the signer is not on the allowlist: {0}")]
     SignerNotAllowed(String),
-    /// The signed result is another run's.
-    #[error("the signed result is of run {signed}")]
+    /// The signed result belongs to another run.
+    #[error("the signed result belongs to run {signed}; submit it to that run")]
     RunMismatch {
-        /// The run that the signed result names.
+        /// The run id in the signed result.
         signed: String,
     },
-    /// The database refused or could not be reached.
+    /// A statement failed, or the connection did.
     #[error("database: {0}")]
     Database(#[from] tokio_postgres::Error),
-    /// Something that cannot be, was.
+    /// A state that the code rules out: a bug, or a database changed by hand.
     #[error("internal: {0}")]
     Internal(String),
 }
 
-/// Says how many fields are invalid; the fields themselves are listed beside this text.
-fn invalid(fields: usize) -> String {
+/// Returns the text of [`Error::Invalid`]; the fields themselves are sent as `errors`.
+fn count_invalid_fields(fields: usize) -> String {
     match fields {
         1 => "1 field is invalid; see `errors`".to_owned(),
         _ => format!("{fields} fields are invalid; see `errors`"),

@@ -1,27 +1,27 @@
-//! What does not fit in a document someone sent: all of it at once, each fault with its place.
+//! Errors in the fields of a document that a caller sent, each with its JSON Pointer.
 
 use serde::Serialize;
 
-/// One thing that does not fit, and where.
+/// One invalid field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// The place, as a JSON Pointer (RFC 6901); empty for the document itself.
+    /// JSON Pointer (RFC 6901) of the field; empty for the whole document.
     pub pointer: String,
-    /// What is wrong there, in words for the sender.
+    /// What is wrong with the field, and what is expected instead; sent to the caller.
     pub detail: String,
 }
 
 impl FieldError {
-    /// A fault at `pointer` (RFC 6901).
+    /// Creates an error at `pointer` (RFC 6901).
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), detail: detail.into() }
     }
 }
 
-/// FieldErrors gathered while a document is read.
+/// Field errors collected while a document is read.
 ///
-/// At most [`FieldErrors::LIMIT`] are kept and the rest only counted: a large document with a fault in
-/// every element must not make an answer as large as itself.
+/// Keeps the first [`FieldErrors::LIMIT`] errors and counts the rest: a large document with an error in every
+/// element must not produce a response as large as itself.
 #[derive(Debug, Default)]
 pub struct FieldErrors {
     listed: Vec<FieldError>,
@@ -29,36 +29,42 @@ pub struct FieldErrors {
 }
 
 impl FieldErrors {
-    /// How many faults are told; one more entry then says how many were left out.
+    /// Maximum number of errors listed. If there are more, one last entry gives the number left out.
     pub const LIMIT: usize = 100;
 
-    /// Notes a fault at `pointer` (RFC 6901).
+    /// Adds an error at `pointer` (RFC 6901).
     pub fn push(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
-        if self.listed.len() < Self::LIMIT {
-            self.listed.push(FieldError::new(pointer, detail));
-        } else {
+        if self.is_full() {
             self.unlisted += 1;
+        } else {
+            self.listed.push(FieldError::new(pointer, detail));
         }
     }
 
-    /// Notes the faults of a part that stands at `at`.
-    pub fn extend_with_prefix(&mut self, at: &str, errors: Vec<FieldError>) {
+    /// Adds the errors of a nested document at `prefix` (RFC 6901).
+    pub fn extend_with_prefix(&mut self, prefix: &str, errors: Vec<FieldError>) {
         for field_error in errors {
-            self.push(format!("{at}{}", field_error.pointer), field_error.detail);
+            self.push(format!("{prefix}{}", field_error.pointer), field_error.detail);
         }
     }
 
-    /// Whether nothing was found wrong so far.
+    /// Returns whether there are no errors.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()
     }
 
-    /// Whether a fault was noted at `pointer` or below it.
-    pub fn any_at_or_under(&self, pointer: &str) -> bool {
+    /// Returns whether [`FieldErrors::LIMIT`] is reached, so that further errors are only counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.listed.len() >= Self::LIMIT
+    }
+
+    /// Returns whether there is an error at `pointer` or at a descendant of it.
+    pub(crate) fn any_at_or_under(&self, pointer: &str) -> bool {
         self.listed.iter().any(|field_error| field_error.pointer.starts_with(pointer))
     }
 
-    /// `value`, if nothing was wrong. A value is missing only where a fault was noted.
+    /// Returns `value` if there are no errors, and the errors otherwise. `value` may be `None` only if an
+    /// error was added.
     pub fn finish<T>(self, value: Option<T>) -> Result<T, Vec<FieldError>> {
         match value {
             Some(value) if self.is_empty() => Ok(value),
@@ -66,7 +72,7 @@ impl FieldErrors {
         }
     }
 
-    /// The faults, in the order in which they were found.
+    /// Returns the errors in the order in which they were added.
     pub fn into_vec(mut self) -> Vec<FieldError> {
         if self.unlisted > 0 {
             self.listed.push(FieldError::new("", format!("{} more errors are not listed", self.unlisted)));
@@ -75,20 +81,20 @@ impl FieldErrors {
     }
 }
 
-/// A name as one reference token of a JSON Pointer (RFC 6901 section 3), shortened like
-/// [`quoted`], because names come from the sender too.
+/// Escapes a name as a reference token of a JSON Pointer (RFC 6901, section 3). Truncates it like [`quote`],
+/// because names come from the caller too.
 pub(crate) fn pointer_token(name: &str) -> String {
-    shortened(name).replace('~', "~0").replace('/', "~1")
+    truncate(name).replace('~', "~0").replace('/', "~1")
 }
 
-/// A text of the sender's for use in a detail: quoted, escaped, and cut after 60 characters.
-pub(crate) fn quoted(text: &str) -> String {
-    format!("{:?}", shortened(text))
+/// Quotes a caller's text for use in a detail: escaped, and truncated to 60 characters.
+pub(crate) fn quote(text: &str) -> String {
+    format!("{:?}", truncate(text))
 }
 
-fn shortened(text: &str) -> String {
-    const LONGEST: usize = 60;
-    match text.char_indices().nth(LONGEST) {
+fn truncate(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
@@ -99,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_stays_small() {
+    fn the_number_and_length_of_listed_errors_is_bounded() {
         let mut errors = FieldErrors::default();
         for index in 0..1000 {
             errors.push(format!("/{index}"), "no");
@@ -107,11 +113,11 @@ mod tests {
         let errors = errors.into_vec();
         assert_eq!(errors.len(), FieldErrors::LIMIT + 1);
         assert_eq!(errors[FieldErrors::LIMIT].detail, "900 more errors are not listed");
-        assert_eq!(quoted(&"é".repeat(1000)).chars().count(), 63);
+        assert_eq!(quote(&"é".repeat(1000)).chars().count(), 63);
     }
 
     #[test]
-    fn names_are_escaped_as_rfc_6901_says() {
+    fn pointer_tokens_are_escaped_as_in_rfc_6901() {
         assert_eq!(pointer_token("a/b~c"), "a~1b~0c");
     }
 }

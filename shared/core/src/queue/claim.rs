@@ -68,7 +68,7 @@ impl ClaimRequest {
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).map(|mut object| {
-            let claim_id = object.optional("claim_id", &mut errors);
+            let claim_id = object.uuid("claim_id", &mut errors);
             let capabilities = object
                 .object("capabilities", &mut errors)
                 .and_then(|inner| Capabilities::read(inner, &mut errors));

@@ -52,7 +52,7 @@ impl HeartbeatRequest {
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
-            let claim_id = object.required("claim_id", &mut errors);
+            let claim_id = object.required_uuid("claim_id", &mut errors);
             let progress = object.free_form("progress", PROGRESS_MAX, &mut errors);
             object.finish(&mut errors);
             Some(Self { claim_id: claim_id?, progress })

@@ -51,7 +51,7 @@ impl ReleaseRequest {
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
-            let claim_id = object.required("claim_id", &mut errors);
+            let claim_id = object.required_uuid("claim_id", &mut errors);
             let failed = object.has("failure");
             let failure =
                 object.object("failure", &mut errors).and_then(|inner| Failure::read(inner, &mut errors));

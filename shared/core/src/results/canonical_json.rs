@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-use crate::field_error::quoted;
+use crate::field_error::quote;
 
 /// How deep arrays and objects may be nested, the outermost counted as 1.
 pub const MAX_NESTING: usize = 128;
@@ -300,7 +300,7 @@ impl Reader<'_> {
         }
         members.sort_unstable_by(|a, b| name(a).cmp(name(b)));
         if let Some(twice) = members.windows(2).find(|pair| name(&pair[0]) == name(&pair[1])) {
-            let name = quoted(&String::from_utf8_lossy(name(&twice[0])));
+            let name = quote(&String::from_utf8_lossy(name(&twice[0])));
             return self.refuse(Reason::DuplicateKey(name));
         }
         let first = self.form.members.len();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::field_error::{FieldError, FieldErrors, quoted};
+use crate::field_error::{FieldError, FieldErrors, quote};
 use crate::results::run_result::{
     Cell, FailureCode, GpuHardware, Record, RunResult, SystemHardware, SystemSoftware, dominant,
 };
@@ -121,7 +121,7 @@ fn positions<T: Copy>(
     for (id, database_id) in wanted {
         match ids.iter().position(|known| known == id) {
             Some(position) => found.push((position, *database_id)),
-            None => errors.push(pointer, format!("lacks the job's {kind} {}", quoted(id))),
+            None => errors.push(pointer, format!("lacks the job's {kind} {}", quote(id))),
         }
     }
     found

@@ -138,9 +138,9 @@ impl<'a> SubmitRequest<'a> {
     pub fn parse(body: &'a str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
-            let claim_id = object.required("claim_id", &mut errors);
+            let claim_id = object.required_uuid("claim_id", &mut errors);
             let envelope = object.raw("envelope");
-            let files = object.optional("files", &mut errors);
+            let files = object.value("files", "an object of base64 texts by file name", &mut errors);
             let form = match (envelope, files) {
                 (Some(envelope), None) => Some(Form::Envelope(envelope)),
                 (None, Some(files)) => Some(Form::Files(files)),

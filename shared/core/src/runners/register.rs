@@ -56,7 +56,7 @@ impl Registration {
                 .ok()
         });
         let runner_id = object.text("runner_id", 1..=200, errors);
-        let capabilities = if object.present("capabilities", errors) {
+        let capabilities = if object.check_present("capabilities", errors) {
             object.object("capabilities", errors).and_then(|inner| Capabilities::read(inner, errors))
         } else {
             None

@@ -75,21 +75,23 @@ impl Capabilities {
     }
 
     fn read_vram(object: &mut Object, errors: &mut FieldErrors) -> Option<f64> {
-        let vram_gb: f64 = object.required("vram_gb", errors)?;
+        const EXPECTED: &str = "a number of GB, such as 24";
+        let vram_gb: f64 = object.required_value("vram_gb", EXPECTED, errors)?;
         if !(0.0..=VRAM_GB_MAX).contains(&vram_gb) {
-            errors.push(object.pointer("vram_gb"), format!("is {vram_gb}; allowed are 0 to {VRAM_GB_MAX}"));
+            errors.push(object.pointer("vram_gb"), format!("must be {EXPECTED}, from 0 to {VRAM_GB_MAX}"));
             return None;
         }
         Some(vram_gb)
     }
 
     fn read_quantizations(object: &mut Object, errors: &mut FieldErrors) -> Option<Vec<String>> {
-        let names: Vec<String> = object.required("quantizations", errors)?;
+        const EXPECTED: &str = "a list of quantization names, such as [\"q4_k_m\", \"fp16\"]";
+        let names: Vec<String> = object.required_value("quantizations", EXPECTED, errors)?;
         if names.len() > QUANTIZATIONS_MAX || names.iter().any(|name| name.len() > 64 || name.contains('\0'))
         {
             errors.push(
                 object.pointer("quantizations"),
-                format!("holds more than {QUANTIZATIONS_MAX} names, or one that is no name"),
+                format!("must have at most {QUANTIZATIONS_MAX} names of at most 64 bytes, without U+0000"),
             );
             return None;
         }

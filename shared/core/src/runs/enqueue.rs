@@ -1,30 +1,27 @@
-//! Enqueueing a run: who may serve it is decided here, once, and every claim finds it in the lane.
+//! Enqueueing a run. What its rows require of a runner is computed once, here, and stored as their lane.
 
 use crate::document::Object;
 use crate::error::Error;
-use crate::field_error::{FieldError, FieldErrors};
+use crate::field_error::{FieldError, FieldErrors, quote};
 use crate::results::canonical_json::CanonicalForm;
 use crate::runners::runner::Admin;
+use crate::runs::model::NewModel;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
-use uuid::{Uuid, uuid};
+use uuid::Uuid;
 
-/// Namespace of the harness's model ids.
-const MODEL_NAMESPACE: Uuid = uuid!("dbc87c22-6b6d-4f89-9757-d186f0f62719");
-/// Namespace of the harness's creator ids.
-const CREATOR_NAMESPACE: Uuid = uuid!("efaf4f4e-cbd1-43f7-a535-f72079513d00");
-/// The most models, or prompts, of one run.
+/// Maximum number of models, and of prompts, of one run.
 const LIST_MAX: usize = 1000;
-/// The most bytes that the rows of a split run may hold together: each has tasks and config of its own.
+/// Maximum total size of tasks and config of a split run's rows, in bytes: each row stores a copy.
 const SPLIT_BYTES_MAX: usize = 64_000_000;
-/// SQLSTATE raised by `queue_enqueue` for what only the database could know.
-const REFUSED: &str = "BQ001";
+/// SQLSTATE that `queue_enqueue` raises for a model or prompt it refuses.
+const REFUSED_SQLSTATE: &str = "BQ001";
 
-/// A run to enqueue, checked as far as the request alone allows.
+/// A run to enqueue, validated as far as possible without the database.
 #[derive(Clone, Debug)]
 pub struct NewRun {
     run_id: Option<Uuid>,
@@ -40,13 +37,6 @@ pub struct NewRun {
 }
 
 #[derive(Clone, Debug)]
-struct NewModel {
-    id: String,
-    pointer: String,
-    spec: Value,
-}
-
-#[derive(Clone, Debug)]
 struct NewPrompt {
     id: String,
     pointer: String,
@@ -58,7 +48,7 @@ struct NewPrompt {
 pub struct Enqueued {
     /// The run.
     pub run_id: Uuid,
-    /// Its rows, in the order of its prompts.
+    /// The run's rows, in the order of its prompts.
     pub rows: Vec<EnqueuedRow>,
 }
 
@@ -67,31 +57,33 @@ pub struct Enqueued {
 pub struct EnqueuedRow {
     /// The row.
     pub queue_id: Uuid,
-    /// Its (first) prompt.
+    /// The row's first prompt.
     pub prompt_id: i32,
-    /// GPU memory a runner must have, in GB.
+    /// GPU memory required of a runner, in GB.
     pub required_vram_gb: i32,
-    /// Quantizations a runner must support.
+    /// Quantizations required of a runner.
     pub quantizations: Vec<String>,
 }
 
 impl NewRun {
-    /// Reads the request's body; every fault is listed.
+    /// Parses the request's body and reports every invalid field.
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let run = Object::parse(body, "", &mut errors).and_then(|object| Self::read(object, &mut errors));
         errors.finish(run)
     }
 
-    /// With `fresh` for an id, unless it has one: who may have to send the run twice, after a lost answer,
-    /// must not make two of it.
+    /// Sets the run's id to `default` if the request gave none.
+    ///
+    /// A caller that retries on a lost connection must pass the same id each time. Otherwise: the first
+    /// attempt commits, its reply is lost, and the second attempt enqueues another run.
     #[must_use]
-    pub fn or_named(self, fresh: Uuid) -> Self {
-        Self { run_id: self.run_id.or(Some(fresh)), ..self }
+    pub fn with_default_id(self, default: Uuid) -> Self {
+        Self { run_id: self.run_id.or(Some(default)), ..self }
     }
 
     fn read(mut object: Object, errors: &mut FieldErrors) -> Option<Self> {
-        let run_id = object.optional("run_id", errors);
+        let run_id = object.uuid("run_id", errors);
         let publisher_id = object.required_text("publisher_id", 1..=200, errors);
         let priority = object.integer("priority", 0..=1_000_000, errors).unwrap_or(100);
         let max_attempts = object.integer("max_attempts", 0..=100, errors).unwrap_or(5);
@@ -99,7 +91,7 @@ impl NewRun {
         let models = read_list(&mut object, "models", errors, NewModel::read);
         let prompts = read_list(&mut object, "prompts", errors, NewPrompt::read);
         if prompts.is_empty() && !errors.any_at_or_under("/prompts") {
-            errors.push("/prompts", "is empty or missing: a row of the queue needs a prompt");
+            errors.push("/prompts", "must list at least one prompt");
         }
         let tasks = read_document(&mut object, "tasks", '[', errors);
         let config = read_document(&mut object, "config", '{', errors);
@@ -107,17 +99,21 @@ impl NewRun {
             None => false,
             Some("prompt") => true,
             Some(_) => {
-                errors.push("/split_by", "is not \"prompt\"");
+                errors.push("/split_by", "must be `prompt`, or left out");
                 false
             }
         };
-        let document = tasks.iter().chain(&config).map(|document| document.get().len()).sum::<usize>();
-        if split_by_prompt && document.saturating_mul(prompts.len()) > SPLIT_BYTES_MAX {
-            errors.push("/split_by", format!("would write tasks and config {} times", prompts.len()));
+        let row_bytes = tasks.iter().chain(&config).map(|document| document.get().len()).sum::<usize>();
+        if split_by_prompt && row_bytes.saturating_mul(prompts.len()) > SPLIT_BYTES_MAX {
+            let detail = format!(
+                "would store tasks and config {} times; together at most {SPLIT_BYTES_MAX} bytes are allowed",
+                prompts.len()
+            );
+            errors.push("/split_by", detail);
         }
         object.finish(errors);
-        no_id_twice(models.iter().map(|model| (&model.id, &model.pointer)), errors);
-        no_id_twice(prompts.iter().map(|prompt| (&prompt.id, &prompt.pointer)), errors);
+        check_unique_ids(models.iter().map(|model| (&model.id, &model.pointer)), errors);
+        check_unique_ids(prompts.iter().map(|prompt| (&prompt.id, &prompt.pointer)), errors);
         Some(Self {
             run_id,
             publisher_id: publisher_id?,
@@ -132,19 +128,19 @@ impl NewRun {
         })
     }
 
-    /// The prompts of each row, as indices.
-    fn rows(&self) -> Vec<Vec<usize>> {
+    /// Returns the prompts of each row, as indices into `prompts`.
+    fn row_prompts(&self) -> Vec<Vec<usize>> {
         let all = 0..self.prompts.len();
         if self.split_by_prompt { all.map(|prompt| vec![prompt]).collect() } else { vec![all.collect()] }
     }
 
-    /// The config of a row: as received, but a row of a split run gets its own prompt only, or its
-    /// runner would run all of them.
-    fn config_of(&self, row: &[usize]) -> Result<Box<RawValue>, Error> {
+    /// Returns the config of a row: as received, except that a row of a split run lists its own prompt only.
+    /// With the full list, its runner would run every prompt.
+    fn row_config(&self, row: &[usize]) -> Result<Box<RawValue>, Error> {
         if !self.split_by_prompt {
             return Ok(self.config.clone());
         }
-        let unreadable = |error| Error::Internal(format!("a checked config: {error}"));
+        let unreadable = |error| Error::Internal(format!("reading a validated config: {error}"));
         let mut members: Vec<(String, Box<RawValue>)> = members_in_order(&self.config).map_err(unreadable)?;
         for (name, value) in &mut members {
             let Some(prompts) = (name == "prompts").then(|| serde_json::from_str(value.get()).ok()).flatten()
@@ -170,7 +166,7 @@ impl NewRun {
     }
 }
 
-/// An object's members in the order received.
+/// Returns an object's members in the order received.
 fn members_in_order(object: &RawValue) -> Result<Vec<(String, Box<RawValue>)>, serde_json::Error> {
     struct InOrder(Vec<(String, Box<RawValue>)>);
     impl<'de> serde::Deserialize<'de> for InOrder {
@@ -195,15 +191,19 @@ fn members_in_order(object: &RawValue) -> Result<Vec<(String, Box<RawValue>)>, s
     serde_json::from_str::<InOrder>(object.get()).map(|InOrder(members)| members)
 }
 
-fn read_list<T>(
+/// Reads a list of at most [`LIST_MAX`] objects with `read`, which is given each object and its pointer.
+pub(super) fn read_list<T>(
     object: &mut Object,
-    name: &str,
+    name: &'static str,
     errors: &mut FieldErrors,
     read: fn(Object, String, &mut FieldErrors) -> Option<T>,
 ) -> Vec<T> {
     let values = object.list(name, errors);
     if values.len() > LIST_MAX {
-        errors.push(object.pointer(name), format!("holds {} elements; allowed are {LIST_MAX}", values.len()));
+        errors.push(
+            object.pointer(name),
+            format!("must have at most {LIST_MAX} elements; has {}", values.len()),
+        );
         return Vec::new();
     }
     values
@@ -215,21 +215,21 @@ fn read_list<T>(
         .collect()
 }
 
-/// Takes a document that is handed on as received. It is held to the same strictness as a result, or a
-/// runner might read another document than the one that was enqueued.
+/// Takes a required JSON document that is passed on as received. It must have a canonical form, so that a
+/// runner's parser cannot read it differently.
 fn read_document(
     object: &mut Object,
-    name: &str,
-    opens: char,
+    name: &'static str,
+    opening: char,
     errors: &mut FieldErrors,
 ) -> Option<Box<RawValue>> {
-    if !object.present(name, errors) {
+    if !object.check_present(name, errors) {
         return None;
     }
     let value = object.raw(name)?;
-    if !value.get().starts_with(opens) {
-        let kind = if opens == '[' { "a list" } else { "an object" };
-        errors.push(object.pointer(name), format!("is not {kind}"));
+    if !value.get().starts_with(opening) {
+        let kind = if opening == '[' { "a list" } else { "an object" };
+        errors.push(object.pointer(name), format!("must be {kind}"));
         return None;
     }
     if let Err(refused) = CanonicalForm::of(value.get().as_bytes()) {
@@ -237,142 +237,22 @@ fn read_document(
         return None;
     }
     if value.get().contains("\\u0000") {
-        errors.push(object.pointer(name), "holds a NUL character");
+        errors.push(object.pointer(name), "must not contain U+0000, which the database cannot store");
         return None;
     }
     Some(value.to_owned())
 }
 
-fn no_id_twice<'a>(ids: impl Iterator<Item = (&'a String, &'a String)>, errors: &mut FieldErrors) {
-    let mut seen = BTreeSet::new();
+fn check_unique_ids<'a>(ids: impl Iterator<Item = (&'a String, &'a String)>, errors: &mut FieldErrors) {
+    let mut unique = BTreeSet::new();
     for (id, pointer) in ids {
-        if !seen.insert(id) {
-            errors.push(format!("{pointer}/id"), format!("{id:?} comes twice"));
+        if !unique.insert(id) {
+            errors.push(
+                format!("{pointer}/id"),
+                format!("{} is used twice; ids must be unique within the run", quote(id)),
+            );
         }
     }
-}
-
-impl NewModel {
-    fn read(mut object: Object, pointer: String, errors: &mut FieldErrors) -> Option<Self> {
-        let id = object.required_text("id", 1..=200, errors);
-        let named = object.has("model_id");
-        let model_id: Option<Uuid> = object.optional("model_id", errors);
-        let spec = match (object.has("descriptor"), named) {
-            (true, false) => object
-                .object("descriptor", errors)
-                .and_then(|descriptor| Self::read_descriptor(descriptor, errors)),
-            (false, true) => model_id.map(|model_id| json!({ "model_id": model_id, "named": true })),
-            _ => {
-                errors.push(&*pointer, "needs either a descriptor or the model_id of a known model");
-                None
-            }
-        };
-        object.finish(errors);
-        let id = id?;
-        let mut spec = spec?;
-        spec["id"] = Value::String(id.clone());
-        Some(Self { id, pointer, spec })
-    }
-
-    /// Reads the harness's model descriptor (schema_version 1) and gives the model its id.
-    fn read_descriptor(mut object: Object, errors: &mut FieldErrors) -> Option<Value> {
-        if object.optional::<u32>("schema_version", errors).is_some_and(|version| version != 1) {
-            errors.push(object.pointer("schema_version"), "is not 1");
-        }
-        let name = object.required_text("name", 1..=500, errors);
-        let model_hash = object.text("model_hash", 1..=200, errors);
-        let parameters_text = object.peek("parameter_count_b").map(str::to_owned);
-        let size_text = object.peek("model_source_size").map(str::to_owned);
-        let parameters = read_count(&mut object, "parameter_count_b", false, errors);
-        // Without it nobody could tell who may run the model.
-        let active = read_count(&mut object, "active_parameter_count_b", true, errors);
-        let quantization =
-            object.required_text("quantization", 1..=64, errors).map(|name| name.to_ascii_lowercase());
-        let size: Option<i64> = object.optional("model_source_size", errors);
-        let mut spec = json!({
-            "architecture": object.text("architecture", 1..=64, errors),
-            "file_format": object.text("file_format", 1..=64, errors),
-            "context_length_default": object.integer("context_length_default", 0..=i32::MAX, errors),
-            "context_length_min": object.integer("context_length_min", 0..=i32::MAX, errors),
-            "context_length_max": object.integer("context_length_max", 0..=i32::MAX, errors),
-            "version": object.text("version", 0..=200, errors),
-            "description": object.text("description", 0..=10_000, errors),
-            "model_source_size": size,
-            "parameter_count_b": parameters,
-        });
-        spec["creator"] = object
-            .object("creator", errors)
-            .and_then(|creator| Self::read_creator(creator, errors))
-            .unwrap_or_default();
-        let sources = Self::read_sources(&mut object, errors);
-        // Known to the harness, of no use here.
-        for ignored in
-            ["provisional", "model_id", "release_date", "model_source_mtime", "predecessor_model_id"]
-        {
-            object.raw(ignored);
-        }
-        object.finish(errors);
-
-        let url = sources.first().and_then(|source| source["url"].as_str()).unwrap_or("None");
-        let identity = match &model_hash {
-            Some(hash) => hash.clone(),
-            None => format!("{url}|{}|{}", python_text(parameters_text), python_text(size_text)),
-        };
-        spec["model_id"] = json!(Uuid::new_v5(&MODEL_NAMESPACE, identity.as_bytes()));
-        spec["model_hash"] = json!(model_hash);
-        spec["name"] = json!(name?);
-        spec["active_parameter_count_b"] = json!(active?);
-        spec["quantization"] = json!(quantization?);
-        spec["sources"] = Value::Array(sources);
-        Some(spec)
-    }
-
-    fn read_creator(mut object: Object, errors: &mut FieldErrors) -> Option<Value> {
-        let name = object.required_text("name", 1..=200, errors);
-        let display_name = object.text("display_name", 1..=200, errors);
-        let homepage = object.text("homepage", 1..=1000, errors);
-        let service_identifiers = object.json("service_identifiers", errors);
-        let provisional: Option<bool> = object.optional("provisional", errors);
-        object.raw("creator_id");
-        object.finish(errors);
-        let name = name?;
-        let identity = homepage.as_ref().or(display_name.as_ref()).unwrap_or(&name);
-        Some(json!({
-            "creator_id": Uuid::new_v5(&CREATOR_NAMESPACE, identity.as_bytes()),
-            "name": name, "display_name": display_name, "homepage": homepage,
-            "service_identifiers": service_identifiers,
-            "provisional": provisional.unwrap_or(homepage.is_none()),
-        }))
-    }
-
-    fn read_sources(object: &mut Object, errors: &mut FieldErrors) -> Vec<Value> {
-        read_list(object, "sources", errors, |mut source, _, errors| {
-            let source_type = source.required_text("source_type", 1..=64, errors);
-            let url = source.required_text("url", 1..=2000, errors);
-            let metadata = source.json("source_metadata", errors);
-            source.raw("updated");
-            source.finish(errors);
-            Some(json!({ "source_type": source_type?, "url": url?, "source_metadata": metadata }))
-        })
-    }
-}
-
-/// A number of parameters, in billions.
-fn read_count(object: &mut Object, name: &str, required: bool, errors: &mut FieldErrors) -> Option<f64> {
-    let count: f64 = if required { object.required(name, errors)? } else { object.optional(name, errors)? };
-    if !(count > 0.0 && count <= 1e6) {
-        errors.push(object.pointer(name), format!("is {count}; allowed is more than 0, up to 1000000"));
-        return None;
-    }
-    Some(count)
-}
-
-/// A number as Python writes it in an f-string; the harness's provisional ids are made of such text.
-fn python_text(number: Option<String>) -> String {
-    number
-        .and_then(|number| CanonicalForm::of(number.as_bytes()).ok())
-        .and_then(|canonical| String::from_utf8(canonical.bytes().to_vec()).ok())
-        .unwrap_or_else(|| "None".to_owned())
 }
 
 impl NewPrompt {
@@ -396,14 +276,18 @@ impl NewPrompt {
     }
 }
 
-/// Enqueues a run. Refused: [`Error::RunExists`]; [`Error::Invalid`] for names that the database does
-/// not know (quantization, architecture, file format, source type, model, prompt) and for models of which
-/// nobody could tell who may run them.
+/// Enqueues a run.
+///
+/// # Errors
+///
+/// [`Error::RunExists`]. [`Error::Invalid`] for a name or id that the database does not know (quantization,
+/// architecture, file format, source type, model, prompt), for a model without the data from which its
+/// required GPU memory is computed, and for a model or prompt listed twice under different ids.
 pub async fn enqueue(client: &Client, admin: &Admin, run: &NewRun) -> Result<Enqueued, Error> {
     let run_id = run.run_id.unwrap_or_else(Uuid::new_v4);
-    refuse_unknown_names(client, run).await?;
-    let rows = run.rows();
-    let configs = rows.iter().map(|row| run.config_of(row).map(Json)).collect::<Result<Vec<_>, _>>()?;
+    check_names(client, run).await?;
+    let rows = run.row_prompts();
+    let configs = rows.iter().map(|row| run.row_config(row).map(Json)).collect::<Result<Vec<_>, _>>()?;
     let spec = json!({
         "run_id": run_id,
         "publisher_id": run.publisher_id,
@@ -425,7 +309,7 @@ pub async fn enqueue(client: &Client, admin: &Admin, run: &NewRun) -> Result<Enq
             ],
         )
         .await
-        .map_err(|error| refusal(run, error))?;
+        .map_err(|error| to_field_error(run, error))?;
     if enqueued.first().is_some_and(|row| row.get::<_, &str>("outcome") == "run_exists") {
         return Err(Error::RunExists);
     }
@@ -441,30 +325,34 @@ pub async fn enqueue(client: &Client, admin: &Admin, run: &NewRun) -> Result<Enq
     Ok(Enqueued { run_id, rows })
 }
 
-/// What `queue_enqueue` found unknown, as a fault of the request.
-fn refusal(run: &NewRun, error: tokio_postgres::Error) -> Error {
-    let Some(refused) = error.as_db_error().filter(|error| error.code().code() == REFUSED) else {
+/// Translates a refusal by `queue_enqueue` into a field error of the request.
+fn to_field_error(run: &NewRun, error: tokio_postgres::Error) -> Error {
+    let Some(refused) = error.as_db_error().filter(|error| error.code().code() == REFUSED_SQLSTATE) else {
         return Error::Database(error);
     };
     let id = refused.detail().unwrap_or_default();
     let model = run.models.iter().find(|model| model.id == id).map(|model| &model.pointer);
     let prompt = run.prompts.iter().find(|prompt| prompt.id == id).map(|prompt| &prompt.pointer);
     let (pointer, detail) = match refused.message() {
-        "model_unknown" => (model, "names no known model"),
-        "model_unfit" => {
-            (model, "has no quantization or active_parameter_count_b: nobody could tell who may run it")
+        "model_unknown" => (model, "no model with this `model_id`"),
+        "model_incomplete" => (
+            model,
+            "the stored model lacks its quantization or active_parameter_count_b, from which the required GPU \
+             memory is computed; send a `descriptor` instead",
+        ),
+        "model_duplicate" => {
+            (model, "the run lists this model twice; metrics are stored once per model, so list it once")
         }
-        "model_twice" => (model, "is the same model as another of the run: their metrics would be one row"),
-        "prompt_twice" => {
-            (prompt, "is the same prompt as another of the run: their metrics would be one row")
+        "prompt_duplicate" => {
+            (prompt, "the run lists this prompt twice; metrics are stored once per prompt, so list it once")
         }
-        _ => (prompt, "names no known prompt"),
+        _ => (prompt, "no prompt with this `prompt_id`"),
     };
     Error::Invalid(vec![FieldError::new(pointer.cloned().unwrap_or_default(), detail)])
 }
 
-/// Names that the database must know, all checked at once.
-async fn refuse_unknown_names(client: &Client, run: &NewRun) -> Result<(), Error> {
+/// Refuses names that the database does not know, all of them at once.
+async fn check_names(client: &Client, run: &NewRun) -> Result<(), Error> {
     let rows = client
         .query_typed(
             "SELECT 'quantization' AS kind, name FROM quantization_methods
@@ -482,7 +370,7 @@ async fn refuse_unknown_names(client: &Client, run: &NewRun) -> Result<(), Error
     let mut check = |kind: &str, name: &Value, pointer: String| {
         let Some(name) = name.as_str() else { return };
         if !known.get(kind).is_some_and(|names| names.contains(name)) {
-            errors.push(FieldError::new(pointer, format!("{name:?} is not a known {kind}")));
+            errors.push(FieldError::new(pointer, format!("{} is not a known {kind}", quote(name))));
         }
     };
     for model in &run.models {

@@ -1,20 +1,20 @@
--- Enqueues a run: finds or makes its models and prompts, finds or makes the lanes of its rows, and
--- inserts run, rows and jobs, all or nothing.
+-- Enqueues a run in one transaction: finds or creates its models, its prompts and its lane, and inserts the
+-- run, its rows and its jobs.
 --
 -- p_spec: {run_id, publisher_id, priority, max_attempts, max_runtime_s,
 --   models:  [{id, model_id, quantization, active_parameter_count_b, …descriptor columns, creator, sources}
---             or {id, model_id, named: true}],
+--             or {id, model_id, by_id: true}],
 --   prompts: [{id, file_path, git_commit_hash, …} or {id, prompt_id}],
 --   rows:    [[index into prompts, …], …]}
--- p_tasks and p_configs are the received texts; one config a row.
+-- p_tasks and p_configs are JSON texts as received, with one config for each row.
 CREATE OR REPLACE FUNCTION queue_enqueue(
     p_admin   text,
     p_spec    jsonb,
     p_tasks   json,
     p_configs json[]
 ) RETURNS TABLE (
-    outcome           text, -- enqueued, run_exists, model_unknown, model_unfit, prompt_unknown
-    subject           text, -- what is unknown: the id in the request
+    outcome           text, -- enqueued, run_exists
+    subject           text, -- with run_exists: the run's id
     new_queue_id      uuid,
     first_prompt_id   integer,
     needed_vram_gb    integer,
@@ -49,12 +49,12 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Whatever may have to be made is locked first, in one order for all: two runs that name the same new
-    -- things in opposite orders would wait for each other.
-    PERFORM pg_advisory_xact_lock(hashtextextended(made.key, 0))
+    -- Locks every model, creator and prompt that may be created, in one global order. Without it, T1 creating
+    -- model A then B and T2 creating B then A would deadlock on the unique indexes.
+    PERFORM pg_advisory_xact_lock(hashtextextended(created.key, 0))
        FROM (SELECT 'model:' || (m.value ->> 'model_id') AS key
                FROM jsonb_array_elements(p_spec -> 'models') AS m(value)
-              WHERE m.value -> 'named' IS NULL
+              WHERE m.value -> 'by_id' IS NULL
               UNION
              SELECT 'creator:' || (m.value -> 'creator' ->> 'creator_id')
                FROM jsonb_array_elements(p_spec -> 'models') AS m(value)
@@ -63,33 +63,33 @@ BEGIN
              SELECT 'prompt:' || (p.value ->> 'file_path')
                FROM jsonb_array_elements(p_spec -> 'prompts') AS p(value)
               WHERE p.value ? 'file_path'
-              ORDER BY key) made;
+              ORDER BY key) created;
 
     FOR v_model IN SELECT * FROM jsonb_array_elements(p_spec -> 'models') LOOP
-        IF v_model -> 'named' = 'true' THEN
+        IF v_model -> 'by_id' = 'true' THEN
             SELECT m.model_id INTO v_model_id FROM models m WHERE m.model_id = (v_model ->> 'model_id')::uuid;
             IF NOT FOUND THEN
                 RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_unknown', DETAIL = v_model ->> 'id';
             END IF;
         ELSE
-            v_model_id := queue_find_or_make_model(v_model);
+            v_model_id := queue_find_or_create_model(v_model);
         END IF;
         IF v_model_id = ANY (v_model_ids) THEN
-            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_twice', DETAIL = v_model ->> 'id';
+            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_duplicate', DETAIL = v_model ->> 'id';
         END IF;
         v_model_ids := v_model_ids || v_model_id;
 
-        -- What this job says of the model decides; the database is asked only where the job is silent.
+        -- The request's quantization and parameter count take precedence over those stored with the model.
         SELECT q.quantization_id, q.name,
                ceil(coalesce((v_model ->> 'active_parameter_count_b')::numeric, m.active_parameter_count_b::numeric)
                     * q.vram_multiplier * 1.15)::integer AS vram_gb
           INTO v_needs
           FROM models m
-          LEFT JOIN quantization_methods named ON named.name = v_model ->> 'quantization'
-          JOIN quantization_methods q ON q.quantization_id = coalesce(named.quantization_id, m.quantization_id)
+          LEFT JOIN quantization_methods requested ON requested.name = v_model ->> 'quantization'
+          JOIN quantization_methods q ON q.quantization_id = coalesce(requested.quantization_id, m.quantization_id)
          WHERE m.model_id = v_model_id;
         IF v_needs.vram_gb IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_unfit', DETAIL = v_model ->> 'id';
+            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'model_incomplete', DETAIL = v_model ->> 'id';
         END IF;
         v_all_vram_gb := greatest(v_all_vram_gb, v_needs.vram_gb);
         v_all_quantization_ids := v_all_quantization_ids || v_needs.quantization_id;
@@ -120,10 +120,10 @@ BEGIN
                 RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'prompt_unknown', DETAIL = v_prompt ->> 'id';
             END IF;
         ELSE
-            v_prompt_id := queue_find_or_make_prompt(v_prompt ->> 'file_path', v_prompt ->> 'git_commit_hash');
+            v_prompt_id := queue_find_or_create_prompt(v_prompt ->> 'file_path', v_prompt ->> 'git_commit_hash');
         END IF;
         IF v_prompt_id = ANY (v_prompt_ids) THEN
-            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'prompt_twice', DETAIL = v_prompt ->> 'id';
+            RAISE EXCEPTION USING ERRCODE = 'BQ001', MESSAGE = 'prompt_duplicate', DETAIL = v_prompt ->> 'id';
         END IF;
         v_prompt_ids := v_prompt_ids || v_prompt_id;
     END LOOP;
@@ -155,9 +155,9 @@ BEGIN
     VALUES (p_admin, 'run.enqueue', v_run_id::text, jsonb_build_object('rows', v_row_number));
 END $$;
 
--- A model by its hash or id, or made from its descriptor. Two runs that name a new model at the same
--- time come one after the other (queue_enqueue).
-CREATE OR REPLACE FUNCTION queue_find_or_make_model(p_model jsonb) RETURNS uuid LANGUAGE plpgsql AS $$
+-- Returns the model with the descriptor's hash or id, and creates it if there is none. queue_enqueue's lock
+-- serializes two runs that create the same model.
+CREATE OR REPLACE FUNCTION queue_find_or_create_model(p_model jsonb) RETURNS uuid LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     v_model_id   uuid;
@@ -195,8 +195,9 @@ BEGIN
     RETURN v_model_id;
 END $$;
 
--- A prompt by path and commit. No constraint makes the pair unique, so queue_enqueue's lock does.
-CREATE OR REPLACE FUNCTION queue_find_or_make_prompt(p_file_path text, p_git_commit_hash text)
+-- Returns the prompt with this path and commit, and creates it if there is none. The harness's schema has no
+-- unique constraint on the pair; queue_enqueue's lock prevents duplicates.
+CREATE OR REPLACE FUNCTION queue_find_or_create_prompt(p_file_path text, p_git_commit_hash text)
 RETURNS integer LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -212,7 +213,7 @@ BEGIN
     IF FOUND THEN
         RETURN v_prompt_id;
     END IF;
-    -- Another version of the file shares its task.
+    -- All versions of a file belong to one task.
     SELECT p.task_id INTO v_task_id FROM prompts p WHERE p.file_path = p_file_path ORDER BY p.prompt_id LIMIT 1;
     IF NOT FOUND THEN
         INSERT INTO tasks AS t (name, natural_key_hash)

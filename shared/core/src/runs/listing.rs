@@ -1,4 +1,4 @@
-//! Listing the queue, for admins.
+//! Listing the queue's rows, for admins.
 
 use crate::error::Error;
 use crate::field_error::FieldError;
@@ -10,9 +10,10 @@ use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 const LIST: &str = include_str!("listing.sql");
-/// The most rows of one page.
+/// Maximum number of rows on one page.
 pub const PAGE_MAX: i32 = 200;
-/// What a row's status can be.
+const INVALID_CURSOR: &str = "not a cursor of this list; use the `next_cursor` of the previous page";
+/// The possible statuses of a row.
 pub const STATUSES: [&str; 6] = ["PENDING", "CLAIMED", "IN_PROGRESS", "COMPLETE", "FAILED", "CANCELLED"];
 
 /// A row of the queue.
@@ -20,39 +21,39 @@ pub const STATUSES: [&str; 6] = ["PENDING", "CLAIMED", "IN_PROGRESS", "COMPLETE"
 pub struct QueueRow {
     /// The row.
     pub queue_id: Uuid,
-    /// Its run.
+    /// The row's run.
     pub run_id: Uuid,
-    /// Its (first) prompt.
+    /// The row's first prompt.
     pub prompt_id: i32,
     /// One of [`STATUSES`].
     pub status: String,
-    /// Lower comes first.
+    /// Lower is claimed first.
     pub priority: i32,
-    /// How many attempts have failed.
+    /// Number of failed attempts.
     pub attempt_count: i32,
-    /// How often a failed attempt is tried again.
+    /// Number of times a failed attempt is retried.
     pub max_attempts: i32,
-    /// GPU memory a runner must have, in GB.
+    /// GPU memory required of a runner, in GB.
     pub required_vram_gb: i32,
-    /// Quantizations a runner must support.
+    /// Quantizations required of a runner.
     pub quantizations: Vec<String>,
-    /// The runner that holds or completed it.
+    /// The runner that holds the row or completed it.
     pub claimed_by: Option<String>,
-    /// Since when.
+    /// When the runner claimed it.
     #[serde(with = "time::serde::rfc3339::option")]
     pub claimed_at: Option<OffsetDateTime>,
-    /// When the claim lapses.
+    /// When the claim's lease expires.
     #[serde(with = "time::serde::rfc3339::option")]
     pub lease_expires_at: Option<OffsetDateTime>,
-    /// When it may be claimed again.
+    /// When the row becomes claimable again after a failed attempt; null if it is not deferred.
     #[serde(with = "time::serde::rfc3339::option")]
     pub retry_after: Option<OffsetDateTime>,
-    /// When it ended.
+    /// When the row ended.
     #[serde(with = "time::serde::rfc3339::option")]
     pub completed_at: Option<OffsetDateTime>,
     /// Why the last attempt failed.
     pub error_detail: Option<String>,
-    /// When it was enqueued.
+    /// When the row was enqueued.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -62,12 +63,15 @@ pub struct QueueRow {
 pub struct Page {
     /// The rows.
     pub rows: Vec<QueueRow>,
-    /// Where the next page begins; null on the last.
+    /// Cursor of the next page; null on the last page.
     pub next_cursor: Option<String>,
 }
 
-/// Lists rows, of one status or of all: at most `limit` (1 to [`PAGE_MAX`]) from `cursor` on. Refused:
-/// [`Error::Invalid`] for a status or a cursor that is none.
+/// Lists up to `limit` rows (clamped to 1..=[`PAGE_MAX`]) after `cursor`, of one status or of all.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] if `status` is none of [`STATUSES`], or `cursor` is not a cursor of this list.
 pub async fn list(
     client: &Client,
     status: Option<&str>,
@@ -75,15 +79,15 @@ pub async fn list(
     limit: i32,
 ) -> Result<Page, Error> {
     if status.is_some_and(|status| !STATUSES.contains(&status)) {
-        let detail = format!("is not one of {}", STATUSES.join(", "));
+        let detail = format!("must be one of {}", STATUSES.join(", "));
         return Err(Error::Invalid(vec![FieldError::new("/status", detail)]));
     }
-    let place = cursor
+    let position = cursor
         .map(|cursor| {
             let (time, id) = cursor.split_once('~')?;
             Some((OffsetDateTime::parse(time, &Rfc3339).ok()?, id.parse::<Uuid>().ok()?))
         })
-        .map(|place| place.ok_or_else(|| vec![FieldError::new("/cursor", "is not a cursor of this list")]))
+        .map(|position| position.ok_or_else(|| vec![FieldError::new("/cursor", INVALID_CURSOR)]))
         .transpose()?;
     let limit = limit.clamp(1, PAGE_MAX);
     let rows = client
@@ -91,23 +95,23 @@ pub async fn list(
             LIST,
             &[
                 (&status, Type::TEXT),
-                (&place.map(|place| place.0), Type::TIMESTAMPTZ),
-                (&place.map(|place| place.1), Type::UUID),
+                (&position.map(|position| position.0), Type::TIMESTAMPTZ),
+                (&position.map(|position| position.1), Type::UUID),
                 (&i64::from(limit + 1), Type::INT8),
             ],
         )
         .await?;
-    let whole = usize::try_from(limit).unwrap_or_default();
+    let page_size = usize::try_from(limit).unwrap_or_default();
     let mut next_cursor = None;
-    if rows.len() > whole {
-        let last = QueueRow::from_row(&rows[whole - 1])?;
+    if rows.len() > page_size {
+        let last = QueueRow::from_row(&rows[page_size - 1])?;
         let time = last
             .created_at
             .format(&Rfc3339)
-            .map_err(|error| Error::Internal(format!("a row's time: {error}")))?;
+            .map_err(|error| Error::Internal(format!("formatting a row's created_at: {error}")))?;
         next_cursor = Some(format!("{time}~{}", last.queue_id));
     }
-    let rows = rows.iter().take(whole).map(QueueRow::from_row).collect::<Result<_, _>>()?;
+    let rows = rows.iter().take(page_size).map(QueueRow::from_row).collect::<Result<_, _>>()?;
     Ok(Page { rows, next_cursor })
 }
 

@@ -1,5 +1,5 @@
--- Rows of the queue, newest first, from a place on. The page is cut by (created_at, queue_id), which no
--- later insert moves.
+-- Lists rows, newest first. Keyset pagination by (created_at, queue_id): rows inserted between two pages do not
+-- shift the later page.
 SELECT q.queue_id, q.run_id, q.prompt_id, q.status, q.priority, q.attempt_count, q.max_attempts, q.claimed_by,
        q.claimed_at, q.lease_expires_at, q.retry_after, q.completed_at, q.error_detail, q.created_at,
        l.required_vram_gb,

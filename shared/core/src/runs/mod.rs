@@ -1,7 +1,8 @@
-//! What an admin does with a run: enqueue it, list and inspect runs, cancel one, put it back in the queue.
+//! Operations on runs: enqueue, list, status, cancel, requeue.
 
 pub mod cancel;
 pub mod enqueue;
 pub mod listing;
+mod model;
 pub mod requeue;
 pub mod status;

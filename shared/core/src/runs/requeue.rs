@@ -1,4 +1,4 @@
-//! Putting a failed or cancelled run back in the queue.
+//! Requeueing a failed or cancelled run.
 
 use crate::error::Error;
 use crate::runners::runner::Admin;
@@ -9,17 +9,20 @@ use uuid::Uuid;
 
 const REQUEUE: &str = include_str!("requeue.sql");
 
-/// A requeued run.
+/// Outcome of [`requeue`].
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Requeued {
     /// The run.
     pub run_id: Uuid,
-    /// How many of its rows are claimable again; live rows are left alone.
+    /// Number of rows that are claimable again. Live rows are not among them.
     pub rows_requeued: i64,
 }
 
-/// Requeues the rows of a run that are FAILED, CANCELLED, or waiting for their retry. Refused:
-/// [`Error::RunNotFound`]; [`Error::RunFinished`] when every row is COMPLETE.
+/// Requeues the rows of a run that are FAILED, CANCELLED, or PENDING with a `retry_after`.
+///
+/// # Errors
+///
+/// [`Error::RunNotFound`]; [`Error::RunFinished`] if every row is COMPLETE.
 pub async fn requeue(
     client: &Client,
     admin: &Admin,
@@ -32,11 +35,11 @@ pub async fn requeue(
             &[(&run_id, Type::UUID), (&admin.principal(), Type::TEXT), (&reason, Type::TEXT)],
         )
         .await?;
-    if !row.get::<_, bool>("known") {
+    if !row.get::<_, bool>("exists") {
         return Err(Error::RunNotFound);
     }
     if !row.get::<_, bool>("unfinished") {
-        return Err(Error::RunFinished("every row of it is complete"));
+        return Err(Error::RunFinished("all its rows are complete; enqueue a new run to repeat it"));
     }
     Ok(Requeued { run_id, rows_requeued: row.get("requeued") })
 }

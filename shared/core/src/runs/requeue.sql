@@ -1,12 +1,12 @@
--- Puts rows that ended without a result, or wait for their retry, at their place in the order with a
--- fresh count of attempts. A live or complete row is left alone.
+-- Makes rows that ended without a result, or have a retry_after, claimable at once: at their priority and age,
+-- with attempt_count 0. Live and complete rows stay as they are.
 WITH ended AS (
     SELECT queue_id, claim_id, claimed_by
       FROM run_queue
      WHERE run_id = $1 AND (status IN ('FAILED', 'CANCELLED') OR status = 'PENDING' AND retry_after IS NOT NULL)
      ORDER BY queue_id
        FOR UPDATE
-), remembered AS (
+), archived AS (
     INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
     SELECT claim_id, queue_id, claimed_by, 'superseded' FROM ended WHERE claim_id IS NOT NULL
 ), requeued AS (
@@ -17,12 +17,12 @@ WITH ended AS (
       FROM ended
      WHERE q.queue_id = ended.queue_id
     RETURNING 1
-), noted AS (
+), audited AS (
     INSERT INTO audit_log (actor, action, subject, detail)
     SELECT $2, 'run.requeue', $1::text, jsonb_strip_nulls(jsonb_build_object('reason', $3, 'rows', count(*)))
       FROM requeued
     HAVING count(*) > 0
 )
-SELECT EXISTS (SELECT FROM runs WHERE run_id = $1) AS known,
+SELECT EXISTS (SELECT FROM runs WHERE run_id = $1) AS exists,
        (SELECT count(*) FROM requeued) AS requeued,
        EXISTS (SELECT FROM run_queue WHERE run_id = $1 AND status <> 'COMPLETE') AS unfinished

@@ -1,4 +1,4 @@
-//! Where a run stands, for a runner.
+//! A run's status, for runners.
 
 use crate::error::Error;
 use crate::runners::runner::AuthenticatedRunner;
@@ -10,64 +10,68 @@ use uuid::Uuid;
 
 const STATUS: &str = include_str!("status.sql");
 
-/// A run and its rows.
+/// A run and the status of its rows.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunStatus {
     /// The run.
     pub run_id: Uuid,
-    /// The status all its rows share, or `IN_PROGRESS` while they differ.
+    /// The common status of all rows, or `IN_PROGRESS` while they differ.
     pub status: String,
-    /// Its rows, oldest first.
+    /// The run's rows, oldest first.
     pub rows: Vec<RowStatus>,
 }
 
-/// A row.
+/// The status of a row.
 #[derive(Clone, Debug, Serialize)]
 pub struct RowStatus {
     /// The row.
     pub queue_id: Uuid,
-    /// Its (first) prompt.
+    /// The row's first prompt.
     pub prompt_id: i32,
-    /// Its status.
+    /// One of [`super::listing::STATUSES`].
     pub status: String,
-    /// How many attempts have failed.
+    /// Number of failed attempts.
     pub attempt_count: i32,
-    /// How often a failed attempt is tried again.
+    /// Number of times a failed attempt is retried.
     pub max_attempts: i32,
-    /// Whether the asking runner holds or completed it.
+    /// Whether the calling runner holds the row or completed it.
     pub own: bool,
-    /// When the claim lapses.
+    /// When the claim's lease expires.
     #[serde(with = "time::serde::rfc3339::option")]
     pub lease_expires_at: Option<OffsetDateTime>,
-    /// When it may be claimed again.
+    /// When the row becomes claimable again after a failed attempt; null if it is not deferred.
     #[serde(with = "time::serde::rfc3339::option")]
     pub retry_after: Option<OffsetDateTime>,
-    /// When it ended.
+    /// When the row ended.
     #[serde(with = "time::serde::rfc3339::option")]
     pub completed_at: Option<OffsetDateTime>,
-    /// What the runner last said of its progress.
+    /// The progress in the claim's latest heartbeat that had one.
     pub progress: Option<serde_json::Value>,
-    /// The asking runner's own submission.
+    /// The calling runner's own submission.
     pub submission: Option<OwnSubmission>,
 }
 
-/// What became of the asking runner's result.
+/// The calling runner's accepted submission.
 #[derive(Clone, Debug, Serialize)]
 pub struct OwnSubmission {
-    /// The submission.
+    /// Id of the submission.
     pub submission_id: Uuid,
-    /// SHA-256 of what was signed, in hexadecimal.
+    /// SHA-256 of the signed bytes, in hexadecimal.
     pub sha256: String,
-    /// Whether the claim's lease had lapsed.
+    /// Whether the claim had lapsed before the submit.
     pub late: bool,
-    /// When it was accepted.
+    /// When the submission was accepted.
     #[serde(with = "time::serde::rfc3339")]
     pub submitted_at: OffsetDateTime,
-    /// The receipt.
+    /// The receipt, a JWS.
     pub receipt: String,
 }
 
-/// Where the run stands. Refused: [`Error::KeyNotAllowed`], [`Error::RunNotFound`].
+/// Returns the status of a run and its rows.
+///
+/// # Errors
+///
+/// [`Error::KeyNotAllowed`], [`Error::RunNotFound`].
 pub async fn status(client: &Client, runner: &AuthenticatedRunner, run_id: Uuid) -> Result<RunStatus, Error> {
     let rows = client
         .query_typed(
@@ -85,13 +89,13 @@ pub async fn status(client: &Client, runner: &AuthenticatedRunner, run_id: Uuid)
     let rows =
         rows.iter().filter_map(|row| RowStatus::from_row(row).transpose()).collect::<Result<Vec<_>, _>>()?;
     let first = rows.first().ok_or(Error::RunNotFound)?;
-    let alike = rows.iter().all(|row| row.status == first.status);
-    let status = if alike { first.status.clone() } else { "IN_PROGRESS".to_owned() };
+    let uniform = rows.iter().all(|row| row.status == first.status);
+    let status = if uniform { first.status.clone() } else { "IN_PROGRESS".to_owned() };
     Ok(RunStatus { run_id, status, rows })
 }
 
 impl RowStatus {
-    /// `None` where the run has no row.
+    /// Returns `None` for the outer join's empty row: the run does not exist.
     fn from_row(row: &Row) -> Result<Option<Self>, Error> {
         let Some(queue_id) = row.try_get("queue_id")? else { return Ok(None) };
         let submission_id: Option<Uuid> = row.try_get("submission_id")?;

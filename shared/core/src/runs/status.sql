@@ -1,4 +1,4 @@
--- A run's rows. Any allowed runner may see how a run stands; a submission only the runner that made it.
+-- Returns a run's rows to any allowed runner. A submission is returned only to the runner that made it.
 SELECT a.allowed, q.queue_id, q.prompt_id, q.status, q.attempt_count, q.max_attempts,
        coalesce(q.claimed_by = $3, false) AS own, q.lease_expires_at, q.retry_after, q.completed_at,
        q.progress, s.submission_id, s.receipt, s.late, s.submitted_at, encode(s.sha256, 'hex') AS sha256

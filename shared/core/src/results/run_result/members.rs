@@ -9,7 +9,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{FailureCode, RunStatus};
-use crate::field_error::{FieldErrors, quoted};
+use crate::field_error::{FieldErrors, quote};
 
 /// The range of PostgreSQL's `integer`, from 0.
 pub(super) const DATABASE_INTEGER: RangeInclusive<f64> = 0.0..=i32::MAX as f64;
@@ -156,7 +156,7 @@ pub(super) fn failure_code(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -
     let code = FailureCode::from_word(&word);
     if code.is_none() {
         let known = FailureCode::ALL.map(FailureCode::as_str).join(", ");
-        errors.push(at.pointer(), format!("{} is none of {known}", quoted(&word)));
+        errors.push(at.pointer(), format!("{} is none of {known}", quote(&word)));
     }
     code
 }

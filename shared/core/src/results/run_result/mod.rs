@@ -23,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
-use crate::field_error::{FieldError, FieldErrors, quoted};
+use crate::field_error::{FieldError, FieldErrors, quote};
 use crate::results::canonical_json::CanonicalJson;
 
 use hardware::read_hardware;
@@ -262,7 +262,7 @@ fn read_identified(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldE
             return;
         };
         if !seen.insert(id.clone()) {
-            errors.push(format!("{pointer}/id"), format!("{} stands in the list twice", quoted(&id)));
+            errors.push(format!("{pointer}/id"), format!("{} stands in the list twice", quote(&id)));
         }
         ids.push(id);
     });

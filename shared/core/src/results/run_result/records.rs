@@ -10,7 +10,7 @@ use super::members::{
     ANY_NUMBER, At, DATABASE_INTEGER, Raw, each, failure_code, number, object, required_text, text,
 };
 use super::{Axes, FailureCode};
-use crate::field_error::{FieldErrors, quoted};
+use crate::field_error::{FieldErrors, quote};
 
 /// Upper bounds that no machine reaches; they keep the products and sums of the metrics finite.
 const TOKENS_PER_SECOND: RangeInclusive<f64> = 0.0..=1e9;
@@ -156,7 +156,7 @@ fn read_cell(
         None | Some("main") => {}
         Some("dumb_model") => return None,
         Some(other) => {
-            errors.push(at("tier").pointer(), format!("{} is neither main nor dumb_model", quoted(other)));
+            errors.push(at("tier").pointer(), format!("{} is neither main nor dumb_model", quote(other)));
             return None;
         }
     }
@@ -192,7 +192,7 @@ pub(super) fn position(
     let id = id.filter(|_| !known.is_empty())?;
     let position = known.get(id.as_str()).copied();
     if position.is_none() {
-        errors.push(at.pointer(), format!("{} is not in {list}", quoted(&id)));
+        errors.push(at.pointer(), format!("{} is not in {list}", quote(&id)));
     }
     position
 }

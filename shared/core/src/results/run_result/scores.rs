@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::members::{ANY_NUMBER, At, Raw, each, failure_code, number, object, required_text, status};
 use super::records::{Cell, Record, position};
 use super::{Axes, FailureCode, RunStatus};
-use crate::field_error::{FieldErrors, quoted};
+use crate::field_error::{FieldErrors, quote};
 
 /// How far a stated score may be from the recomputed one: sums of floats depend on their order.
 const SCORE_TOLERANCE: f64 = 1e-9;
@@ -165,7 +165,7 @@ pub(super) fn compare_scores(
     }
     let scored: HashSet<usize> = stated.iter().map(|score| score.model).collect();
     for (_, id) in model_ids.iter().enumerate().filter(|(model, _)| !scored.contains(model)) {
-        errors.push("/model_scores", format!("has no score of model {}", quoted(id)));
+        errors.push("/model_scores", format!("has no score of model {}", quote(id)));
     }
 }
 
