@@ -174,7 +174,7 @@ async fn the_functions_are_there_and_no_others() {
 /// The allowlist's rule stands in one SQL function. Postgres must inline it: a call per row would hide the
 /// partial index on unrevoked entries from the planner.
 #[tokio::test]
-async fn the_allowlist_rule_is_inlined() {
+async fn the_allowlist_predicate_is_inlined() {
     let database = Database::create().await;
     let client = database.client().await;
     let plan = "EXPLAIN SELECT FROM allowlist a WHERE a.key_id = 'k' AND allowlist_admits(a, 'bench')";

@@ -1,4 +1,4 @@
-//! Why a claim found nothing.
+//! Explains why a claim found no job.
 
 use crate::error::Error;
 use crate::queue::claim::ClaimRequest;
@@ -9,26 +9,29 @@ use tokio_postgres::types::Type;
 
 const EXPLAIN: &str = include_str!("explain.sql");
 
-/// How many rows each requirement keeps from the runner. A row that asks for too much in two ways is
-/// counted in both.
+/// Number of rows excluded by each requirement. A row that fails both VRAM and quantization is counted in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// Ready rows that need more VRAM than the runner has.
+    /// Ready rows that require more VRAM than the runner has.
     pub vram: i64,
-    /// Ready rows that need a quantization the runner does not serve.
+    /// Ready rows that require a quantization the runner does not serve.
     pub quantization: i64,
-    /// Rows the runner could serve that wait for their `retry_after`.
+    /// Rows the runner could serve whose `retry_after` is set.
     pub deferred: i64,
-    /// Rows the runner could serve that others are at work on.
+    /// Rows the runner could serve that other runners hold.
     pub held_by_others: i64,
-    /// Ready rows the runner could claim now: some may have come in since the claim found nothing.
+    /// Ready rows the runner could claim now; they may have become ready after the claim found none.
     pub eligible: i64,
 }
 
-/// Counts what keeps the queue's rows from the runner, with the capabilities of the request or else those
-/// it registered. Reads all ready rows, so it is for people who wonder, not for every poll.
+/// Counts the rows that the runner cannot claim, by reason. Uses the capabilities of the request, or those
+/// registered if it has none.
 ///
-/// Refused: [`Error::KeyNotAllowed`].
+/// Counts all ready rows, so it is meant for diagnosis and not for every poll.
+///
+/// # Errors
+///
+/// [`Error::KeyNotAllowed`].
 pub async fn explain(
     client: &Client,
     runner: &AuthenticatedRunner,

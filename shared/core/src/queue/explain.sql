@@ -1,5 +1,5 @@
--- Why a claim found nothing: rows by the requirement that keeps the runner from them. Counted
--- on the lane indexes; nothing is locked, and no claim is slowed down.
+-- Counts rows by the requirement that excludes them for a runner. Uses index-only counts per lane and takes no
+-- row locks, so claims are not delayed.
 WITH fit AS MATERIALIZED (
     SELECT coalesce($3, r.vram_gb) AS vram_gb,
            ARRAY(SELECT m.quantization_id FROM quantization_methods m

@@ -1,4 +1,4 @@
-//! A heartbeat: the lease extended, and word of a cancel.
+//! Heartbeats: renew a claim's lease, and tell its runner of a cancel.
 
 use crate::document::Object;
 use crate::error::Error;
@@ -12,43 +12,43 @@ use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 const HEARTBEAT: &str = "SELECT * FROM queue_heartbeat($1, $2, $3, $4, $5, $6)";
-/// The most bytes of `progress`: it is kept on the row that every claim steps over.
+/// Maximum size of `progress`, in bytes. It is stored in the queue row, which claims must scan.
 const PROGRESS_MAX: usize = 2048;
 
-/// A sign of life under a claim.
+/// A heartbeat request.
 #[derive(Clone, Debug)]
 pub struct HeartbeatRequest {
-    /// The claim.
+    /// Id of the claim to renew.
     pub claim_id: Uuid,
-    /// Whatever the runner says of its progress, as JSON.
+    /// Free-form JSON object, shown in the run's status; absent: keep the previous one.
     pub progress: Option<serde_json::Value>,
 }
 
-/// What the runner learns.
+/// Outcome of [`heartbeat`].
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Heartbeat {
-    /// When the claim lapses unless another comes; null once there is no lease to keep.
+    /// When the lease expires without another heartbeat; null if the claim has ended.
     #[serde(with = "time::serde::rfc3339::option")]
     pub lease_expires_at: Option<OffsetDateTime>,
-    /// Go on, or stop.
+    /// Whether to continue the job.
     pub directive: Directive,
-    /// The database's time.
+    /// The database's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub server_time: OffsetDateTime,
 }
 
-/// What to do with the job.
+/// Instruction to the runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Directive {
-    /// Go on.
+    /// Continue the job.
     Continue,
-    /// Stop: the run was cancelled, or another's late result completed it.
+    /// Stop: the run was cancelled, or another runner's late result completed the row.
     Cancel,
 }
 
 impl HeartbeatRequest {
-    /// Reads the request's body; every fault is listed.
+    /// Parses the request's body and reports every invalid field.
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
@@ -61,8 +61,12 @@ impl HeartbeatRequest {
     }
 }
 
-/// Extends the lease. Refused: [`Error::KeyNotAllowed`], and [`Error::ClaimLost`] when the claim is not
-/// live and nobody wants its runner to stop in particular.
+/// Renews a claim's lease. For a claim that a cancel ended, returns [`Directive::Cancel`].
+///
+/// # Errors
+///
+/// [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] if the claim has ended for any reason other than a cancel or
+/// another runner's result.
 pub async fn heartbeat(
     client: &Client,
     runner: &AuthenticatedRunner,
@@ -88,7 +92,7 @@ pub async fn heartbeat(
         "cancel" => Directive::Cancel,
         "claim_lost" => return Err(Error::ClaimLost),
         "key_not_allowed" => return Err(Error::KeyNotAllowed),
-        other => return Err(Error::Internal(format!("queue_heartbeat answered {other:?}"))),
+        other => return Err(Error::Internal(format!("queue_heartbeat returned {other:?}"))),
     };
     Ok(Heartbeat {
         lease_expires_at: row.try_get("lease_expires_at")?,

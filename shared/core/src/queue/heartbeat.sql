@@ -1,17 +1,17 @@
--- What happens on heartbeat: extends the lease of a live claim; the first one moves CLAIMED to IN_PROGRESS.
--- After that only columns that are in no index change, so the update stays HOT.
+-- Renews the lease of a live claim. The first heartbeat moves the row from CLAIMED to IN_PROGRESS; later ones
+-- change no indexed column, so their updates are HOT.
 --
--- A lease that ran out but was not yet taken back revives: the row still carries the claim.
+-- An expired lease is renewed too if the reaper has not taken the row back yet: the row still holds the claim.
 --
--- A function, so that the most frequent of all requests is not planned anew each time. Its plans are kept from
--- days on which the table was small, which is what the settings are for.
+-- A function, because a PL/pgSQL function caches its plans and the heartbeat is the most frequent request. A plan
+-- may be cached while the table is nearly empty; the settings keep it from being a sequential scan.
 CREATE OR REPLACE FUNCTION queue_heartbeat(
     p_run_id    uuid,
     p_claim_id  uuid,
     p_key_id    text,
     p_runner_id text,
     p_lease_s   integer,
-    p_progress  jsonb, -- null: as before
+    p_progress  jsonb, -- null: keep the previous one
     OUT outcome          text, -- continue, cancel, claim_lost, key_not_allowed
     OUT server_time      timestamptz,
     OUT lease_expires_at timestamptz
@@ -39,8 +39,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- The run was cancelled, or somebody else's late result completed the row. Where that was under way, the
-    -- update has waited for it, and this statement, the next one, sees what it did.
+    -- The run was cancelled, or another runner's late result completed the row. If that transaction was still
+    -- open, the update above waited for its commit; this statement has a newer snapshot and sees its changes.
     IF EXISTS (SELECT FROM run_queue q
                 WHERE q.claim_id = p_claim_id AND q.run_id = p_run_id AND q.claimed_by = p_runner_id
                   AND q.status = 'CANCELLED')

@@ -1,11 +1,11 @@
-//! How long a claim lasts unheard of.
+//! Lease durations.
 
-/// The terms of a lease, in seconds. A lease is not a time limit on the job: heartbeats renew it.
+/// Durations of a lease, in seconds. A lease does not limit the job's run time: each heartbeat renews it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
-    /// How long a claim lives after its last heartbeat.
+    /// Time after the last heartbeat until the lease expires.
     pub ttl_s: i32,
-    /// How often a runner is asked to send one.
+    /// Interval at which runners are asked to send heartbeats.
     pub heartbeat_interval_s: i32,
 }
 

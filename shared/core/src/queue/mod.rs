@@ -1,6 +1,6 @@
-//! What happens to a row of the queue between enqueue and result: one file per operation, its SQL beside it.
+//! Operations on a queue row between enqueue and result: one file per operation, with its SQL beside it.
 //!
-//! How a claim stays exact and fast is explained in `claim.md`, in this folder.
+//! `claim.md` in this folder explains the claim's concurrency protocol.
 
 pub mod claim;
 pub mod explain;

@@ -1,5 +1,5 @@
-//! The reaper: takes back what fell silent, brings back what is due, forgets what is over, and measures
-//! the queue. Safe to run twice at once, and after any pause.
+//! The reaper: requeues rows whose lease expired, ends back-offs, deletes old proofs and cursors, and measures
+//! the queue. Safe to run concurrently with itself, and after any pause.
 
 use crate::error::Error;
 use crate::queue::lease::LeaseTerms;
@@ -10,52 +10,52 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 const BEGIN: &str = include_str!("reap_begin.sql");
-const LAPSED: &str = include_str!("reap.sql");
+const REAP_LAPSED: &str = include_str!("reap.sql");
 const END_BACKOFFS: &str = include_str!("reap_deferred.sql");
 const MEASURE: &str = include_str!("reap_measure.sql");
 
-/// Rows per statement: short transactions, so that no snapshot of ours holds back a vacuum.
+/// Maximum number of rows per statement. Short transactions: a long snapshot would hold back vacuum.
 const BATCH: i64 = 500;
-/// A runner unheard of for this many lease TTLs is DEAD.
-const SILENT_TTLS: i32 = 3;
+/// A runner without a heartbeat for this many lease TTLs becomes DEAD.
+const DEAD_AFTER_TTLS: i32 = 3;
 
-/// What a run of the reaper did, and what it saw.
+/// Outcome of one run of the reaper.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Reaped {
-    /// Lapsed claims whose rows went back to PENDING.
+    /// Lapsed claims whose rows returned to PENDING.
     pub returned: i64,
-    /// Lapsed claims whose rows ended FAILED, attempts spent.
+    /// Lapsed claims whose rows ended FAILED because no attempts were left.
     pub failed: i64,
-    /// Rows whose `retry_after` had passed, back in the ready order.
+    /// Rows made ready because their `retry_after` had passed.
     pub backoffs_ended: i64,
-    /// Whether nothing was left when it stopped; false: its time ran out first.
+    /// Whether all work was done; false if the time budget ran out first.
     pub finished: bool,
-    /// Set while no claim is taken back, because the service itself was away and runners must first
-    /// have had the time to speak.
+    /// End of the grace period after an outage of the service, during which no lease is ended; null if there is
+    /// none.
     #[serde(with = "time::serde::rfc3339::option")]
     pub grace_until: Option<OffsetDateTime>,
-    /// Runners newly marked DEAD.
+    /// Runners that became DEAD in this run.
     pub silent_runners: i64,
-    /// Spent proofs forgotten.
+    /// Spent proofs deleted.
     pub forgotten_proofs: i64,
-    /// The queue as it stands.
-    pub queue: QueueMeasures,
+    /// Measurements of the queue after the run.
+    pub queue: QueueMetrics,
 }
 
-/// The queue's own metrics.
+/// Measurements of the queue, published as metrics.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct QueueMeasures {
-    /// PENDING rows, waiting ones included.
+pub struct QueueMetrics {
+    /// PENDING rows, including those whose `retry_after` has not passed.
     pub depth: i64,
-    /// Age of the oldest row that could be claimed now, in seconds; 0 when there is none.
+    /// Age of the oldest ready row, in seconds; 0 if there is none.
     pub oldest_eligible_age_s: f64,
     /// Live claims.
     pub live_claims: i64,
-    /// PENDING rows that no runner seen within a week could take.
+    /// PENDING rows that no runner with a heartbeat in the last 7 days could serve.
     pub unsatisfiable: i64,
 }
 
-/// Runs the reaper until nothing is left or `budget` is nearly spent.
+/// Runs the reaper until all work is done, or until the batch during which `budget` runs out has finished.
 pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Result<Reaped, Error> {
     let started = Instant::now();
     let row = client
@@ -64,7 +64,7 @@ pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Resul
             &[
                 (&terms.ttl_s, Type::INT4),
                 (&terms.heartbeat_interval_s, Type::INT4),
-                (&(terms.ttl_s.saturating_mul(SILENT_TTLS)), Type::INT4),
+                (&(terms.ttl_s.saturating_mul(DEAD_AFTER_TTLS)), Type::INT4),
             ],
         )
         .await?;
@@ -78,7 +78,7 @@ pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Resul
     let mut backoffs_left = true;
     while (lapses_left || backoffs_left) && started.elapsed() < budget {
         if lapses_left {
-            let row = client.query_typed_one(LAPSED, &[(&BATCH, Type::INT8)]).await?;
+            let row = client.query_typed_one(REAP_LAPSED, &[(&BATCH, Type::INT8)]).await?;
             let (returned, failed): (i64, i64) = (row.get("returned"), row.get("failed"));
             reaped.returned += returned;
             reaped.failed += failed;
@@ -93,7 +93,7 @@ pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Resul
     }
     reaped.finished = !lapses_left && !backoffs_left;
     let row = client.query_typed_one(MEASURE, &[]).await?;
-    reaped.queue = QueueMeasures {
+    reaped.queue = QueueMetrics {
         depth: row.get("depth"),
         oldest_eligible_age_s: row.get("oldest_eligible_age_s"),
         live_claims: row.get("live_claims"),

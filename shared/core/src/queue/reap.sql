@@ -1,22 +1,22 @@
--- One batch: rows whose lease ran out, or whose run took longer than it may, go back at once with one
--- attempt counted, or end FAILED when attempts are spent. A lapse is no fault of the job: no back-off,
--- no lower priority.
+-- Takes back one batch of rows whose lease expired or whose max_runtime_s is exceeded. Each counts one attempt and
+-- returns to PENDING at once, or ends FAILED if no attempts are left. No back-off and no lower priority, because
+-- an expired lease says nothing about the job.
 --
--- SKIP LOCKED and the recheck of the lease under the lock let a heartbeat or a submit that is under way
--- win, and two reapers share the work.
+-- A concurrent heartbeat or submit wins: SKIP LOCKED skips a row that it has locked, and FOR UPDATE rechecks the
+-- lease of a row that it has just renewed. Two concurrent reapers take different rows.
 WITH lapsed AS (
     SELECT queue_id, claim_id, claimed_by,
-           CASE WHEN lease_expires_at < now() THEN 'the lease of ' || claimed_by || ' ran out'
-                ELSE claimed_by || ' took longer than max_runtime_s' END AS why
+           CASE WHEN lease_expires_at < now() THEN 'the lease of ' || claimed_by || ' expired'
+                ELSE claimed_by || ' exceeded max_runtime_s' END AS why
       FROM run_queue
      WHERE status IN ('CLAIMED', 'IN_PROGRESS')
        AND (lease_expires_at < now() OR claimed_at + make_interval(secs => max_runtime_s) < now())
      LIMIT $1
        FOR UPDATE SKIP LOCKED
-), remembered AS (
+), archived AS (
     INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
     SELECT claim_id, queue_id, claimed_by, 'lapsed' FROM lapsed
-), taken_back AS (
+), reaped AS (
     UPDATE run_queue q
        SET status = CASE WHEN q.attempt_count < q.max_attempts THEN 'PENDING' ELSE 'FAILED' END,
            attempt_count = least(q.attempt_count + 1, q.max_attempts),
@@ -31,4 +31,4 @@ WITH lapsed AS (
 )
 SELECT count(*) FILTER (WHERE status = 'PENDING') AS returned,
        count(*) FILTER (WHERE status = 'FAILED') AS failed
-  FROM taken_back
+  FROM reaped

@@ -1,10 +1,10 @@
--- Housekeeping before the batches, and the grace after an outage of our own: if the reaper itself was
--- away for longer than a lease lasts after a heartbeat that did not come through, runners may have called
--- in vain, so nobody loses a lease before one heartbeat interval has given them the time to speak.
+-- Housekeeping before the batches, and the grace period after an outage of the service. If the reaper has not run
+-- for longer than a lease lasts after one missed heartbeat (ttl - interval), runners' heartbeats may have failed
+-- too. No lease is then ended for one heartbeat interval, so that runners can renew theirs.
 --
--- A run right after one with grace has none: on a schedule slower than the leases every pause looks like
--- an outage, and nothing would ever be taken back.
-WITH away AS (
+-- A grace period is never followed directly by another: on a schedule slower than the leases every pause looks
+-- like an outage, and no lease would ever be ended.
+WITH grace AS (
     UPDATE reaper_state
        SET last_run_at = now(),
            grace_until = CASE WHEN now() - last_run_at > make_interval(secs => $1 - $2)
@@ -12,17 +12,17 @@ WITH away AS (
                               THEN now() + make_interval(secs => $2)
                               ELSE grace_until END
     RETURNING grace_until
-), forgotten AS (
+), deleted_proofs AS (
     DELETE FROM spent_proofs WHERE forget_at < now() RETURNING 1
-), old_marks AS (
+), deleted_cursors AS (
     DELETE FROM claim_cursors WHERE started_at < now() - interval '1 hour'
-), silent AS (
+), dead AS (
     UPDATE runners
        SET status = 'DEAD'
      WHERE status <> 'DEAD' AND key_id IS NOT NULL
        AND last_heartbeat < now() - make_interval(secs => $3)
     RETURNING 1
 )
-SELECT (SELECT grace_until FROM away WHERE grace_until > now()) AS grace_until,
-       (SELECT count(*) FROM forgotten) AS forgotten_proofs,
-       (SELECT count(*) FROM silent) AS silent_runners
+SELECT (SELECT grace_until FROM grace WHERE grace_until > now()) AS grace_until,
+       (SELECT count(*) FROM deleted_proofs) AS forgotten_proofs,
+       (SELECT count(*) FROM dead) AS silent_runners

@@ -1,4 +1,4 @@
--- Rows whose `retry_after` has passed step back into the ready order.
+-- Makes one batch of rows ready whose retry_after has passed.
 WITH ended AS (
     UPDATE run_queue
        SET retry_after = NULL

@@ -1,5 +1,5 @@
--- The queue as it stands. What each runner can do is worked out once, and what each lane asks is held
--- against it once, not once a row; the counts come from the lane index alone.
+-- Measures the queue. Compares each runner with each lane instead of each row, and counts rows by index-only scans
+-- of the lane index.
 WITH served AS MATERIALIZED (
     SELECT r.vram_gb, ARRAY(SELECT m.quantization_id FROM quantization_methods m
                              WHERE m.name = ANY (r.quantizations)) AS quantization_ids

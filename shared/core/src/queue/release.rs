@@ -1,4 +1,4 @@
-//! A release: the job handed back, or reported as failed.
+//! Releases: return a claimed job to the queue, or report a has_failure attempt.
 
 use crate::document::Object;
 use crate::error::Error;
@@ -12,52 +12,53 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 const RELEASE: &str = include_str!("release.sql");
-/// The end of a claim without a result.
+
+/// A request to end a claim without a result.
 #[derive(Clone, Debug)]
 pub struct ReleaseRequest {
-    /// The claim.
+    /// Id of the claim to end.
     pub claim_id: Uuid,
-    /// Why the attempt failed; absent: the job is just handed back.
+    /// The failure; absent if the job is returned without counting an attempt.
     pub failure: Option<Failure>,
 }
 
-/// Why an attempt failed.
+/// Why an attempt has_failure.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What kind of failure.
+    /// The harness's failure code.
     pub code: FailureCode,
-    /// For a person.
+    /// Free text for admins, stored as the row's `error_detail`.
     pub detail: Option<String>,
 }
 
-/// Where the row stands now.
+/// Outcome of [`release`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Released {
     /// The run.
     pub run_id: Uuid,
     /// The row.
     pub queue_id: Uuid,
-    /// `PENDING`, or `FAILED` when its attempts are spent.
+    /// `PENDING`, or `FAILED` if no attempts are left.
     pub status: String,
-    /// How many attempts have failed.
+    /// Number of has_failure attempts.
     pub attempt_count: i32,
-    /// When it may be claimed again; null: at once.
+    /// When the row becomes claimable again; null if it is claimable now.
     #[serde(with = "time::serde::rfc3339::option")]
     pub retry_after: Option<OffsetDateTime>,
 }
 
 impl ReleaseRequest {
-    /// Reads the request's body; every fault is listed.
+    /// Parses the request's body and reports every invalid field.
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
             let claim_id = object.required_uuid("claim_id", &mut errors);
-            let failed = object.has("failure");
+            let has_failure = object.has("failure");
             let failure =
                 object.object("failure", &mut errors).and_then(|inner| Failure::read(inner, &mut errors));
             object.finish(&mut errors);
-            // A failure that did not parse must not turn into a plain release.
-            (!failed || failure.is_some()).then_some(Self { claim_id: claim_id?, failure })
+            // An invalid failure must not become a release without one.
+            (!has_failure || failure.is_some()).then_some(Self { claim_id: claim_id?, failure })
         });
         errors.finish(request)
     }
@@ -69,7 +70,7 @@ impl Failure {
             let code = FailureCode::ALL.into_iter().find(|code| code.as_str() == text);
             if code.is_none() {
                 let known = FailureCode::ALL.map(FailureCode::as_str).join(", ");
-                errors.push(object.pointer("code"), format!("is not one of {known}"));
+                errors.push(object.pointer("code"), format!("must be one of {known}"));
             }
             code
         });
@@ -79,23 +80,26 @@ impl Failure {
     }
 }
 
-/// Ends the claim. Sent again after a lost reply it answers the same. Refused: [`Error::KeyNotAllowed`],
-/// [`Error::ClaimLost`].
+/// Ends a claim without a result. A retry after a lost reply returns the same outcome.
+///
+/// # Errors
+///
+/// [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] if the claim has ended in another way.
 pub async fn release(
     client: &Client,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
     request: &ReleaseRequest,
 ) -> Result<Released, Error> {
-    match end(client, runner, run_id, request).await {
-        // The same release may have been under way: this one waited for it, and sees that it was the
-        // same only when it looks anew.
-        Err(Error::ClaimLost) => end(client, runner, run_id, request).await,
+    match release_once(client, runner, run_id, request).await {
+        // The same release sent twice: T2 waits for T1's row lock, then updates nothing. T2's snapshot is older
+        // than T1's commit and does not show T1's row in past_claims; a second statement sees it.
+        Err(Error::ClaimLost) => release_once(client, runner, run_id, request).await,
         answer => answer,
     }
 }
 
-async fn end(
+async fn release_once(
     client: &Client,
     runner: &AuthenticatedRunner,
     run_id: Uuid,

@@ -1,6 +1,6 @@
--- Ends a claim without a result. $5 null: the job is handed back, no attempt counted, its place in the
--- order kept. $5 set: a failed attempt, by the harness's rule: one more, later and lower each time, and
--- FAILED when attempts are spent.
+-- Ends a claim without a result. With $5 null the row returns to the queue at its old position, and no attempt is
+-- counted. With $5 set the attempt failed, and the harness's retry rule applies: attempt_count + 1, a longer
+-- back-off and a lower priority each time, FAILED if no attempts are left.
 WITH allowed AS (
     SELECT 1
       FROM allowlist a
@@ -23,16 +23,16 @@ WITH allowed AS (
        AND status IN ('CLAIMED', 'IN_PROGRESS')
        AND EXISTS (SELECT FROM allowed)
     RETURNING queue_id, status, attempt_count, retry_after
-), remembered AS (
+), archived AS (
     INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
     SELECT $2, queue_id, $4, CASE WHEN $5 IS NULL THEN 'released' ELSE 'failed' END FROM ended
 )
 SELECT EXISTS (SELECT FROM allowed) AS allowed, e.*
-  FROM (SELECT) AS always
+  FROM (SELECT) AS one_row
   LEFT JOIN (
     SELECT * FROM ended
     UNION ALL
-    -- The reply to this very release was lost: it is said again.
+    -- A retry of this release after a lost reply: returns the row as it is now.
     SELECT q.queue_id, q.status, q.attempt_count, q.retry_after
       FROM past_claims c JOIN run_queue q USING (queue_id)
      WHERE c.claim_id = $2 AND c.runner_id = $4 AND q.run_id = $1

@@ -1,10 +1,10 @@
--- Whether an allowlist entry is in force for a runner: not revoked, not expired, and bound to no runner or to
--- this one. The one definition of that rule; every statement that acts for a runner or a signer asks it.
--- Entries of keyless signers are bound to no runner, so they pass with p_runner_id null.
+-- Returns whether an allowlist entry is in force for a runner: not revoked, not expired, and bound to no runner
+-- or to this one. Every statement that acts for a runner or a signer calls this function. Entries of keyless
+-- signers are bound to no runner, so p_runner_id is null for them.
 --
--- One expression, and STABLE like now() in it: Postgres inlines such a function into the statement that calls it,
--- so the partial index on unrevoked entries still serves and the call costs nothing
--- (test `the_allowlist_rule_is_inlined`).
+-- A single expression, STABLE because of now(): Postgres inlines such a function into the calling statement, so
+-- the partial index on unrevoked entries is used and the call costs nothing (test
+-- `the_allowlist_predicate_is_inlined`).
 CREATE OR REPLACE FUNCTION allowlist_admits(entry allowlist, p_runner_id text) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT entry.revoked_at IS NULL AND (entry.expires_at IS NULL OR entry.expires_at > now())

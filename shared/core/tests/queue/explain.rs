@@ -1,4 +1,4 @@
-//! Why a claim found nothing.
+//! Tests of explaining why a claim found no job.
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::{ClaimRequest, claim};
@@ -9,7 +9,7 @@ use bakeoff_testkit::fixture::{self, TERMS};
 use serde_json::json;
 
 #[tokio::test]
-async fn each_requirement_counts_the_rows_it_keeps_away() {
+async fn explain_counts_the_rows_excluded_by_each_requirement() {
     let database = Database::create().await;
     let client = database.client().await;
     let small = fixture::runner_with(&client, "small", 8.0, &["q4_k_m"]).await;

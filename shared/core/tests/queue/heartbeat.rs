@@ -1,4 +1,4 @@
-//! A heartbeat: the lease kept, and word of a cancel.
+//! Tests of heartbeats: renewing the lease, and telling the runner of a cancel.
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::Job;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-async fn beat(client: &Client, runner: &Runner, job: &Job) -> Result<Heartbeat, Error> {
+async fn send_heartbeat(client: &Client, runner: &Runner, job: &Job) -> Result<Heartbeat, Error> {
     let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
     heartbeat(client, &runner.authenticated, TERMS, job.run_id, &request).await
 }
@@ -24,14 +24,14 @@ async fn status(client: &Client, job: &Job) -> String {
 }
 
 #[tokio::test]
-async fn the_first_moves_the_job_to_in_progress_and_each_extends_the_lease() {
+async fn the_first_heartbeat_sets_in_progress_and_each_renews_the_lease() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
     client.execute("UPDATE run_queue SET lease_expires_at = now() + interval '10 s'", &[]).await.unwrap();
     client.execute("UPDATE runners SET last_heartbeat = NULL, status = 'DEAD'", &[]).await.unwrap();
 
-    let first = beat(&client, &runner, &job).await.unwrap();
+    let first = send_heartbeat(&client, &runner, &job).await.unwrap();
     assert_eq!(first.directive, Directive::Continue);
     assert_eq!((first.lease_expires_at.unwrap() - first.server_time).whole_seconds(), 300);
     assert_eq!(status(&client, &job).await, "IN_PROGRESS");
@@ -40,14 +40,14 @@ async fn the_first_moves_the_job_to_in_progress_and_each_extends_the_lease() {
     let alive = "SELECT status = 'ACTIVE' AND last_heartbeat = $1 FROM runners";
     assert!(client.query_one(alive, &[&first.server_time]).await.unwrap().get::<_, bool>(0));
 
-    let second = beat(&client, &runner, &job).await.unwrap();
+    let second = send_heartbeat(&client, &runner, &job).await.unwrap();
     assert!(second.lease_expires_at > first.lease_expires_at);
     let again: time::OffsetDateTime = client.query_one(started, &[]).await.unwrap().get(0);
     assert_eq!(again, started_at);
 }
 
 #[tokio::test]
-async fn progress_is_kept_until_there_is_more_of_it() {
+async fn a_heartbeat_without_progress_keeps_the_previous_one() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -64,18 +64,18 @@ async fn progress_is_kept_until_there_is_more_of_it() {
 }
 
 #[tokio::test]
-async fn a_lease_that_ran_out_but_was_not_taken_back_revives() {
+async fn a_heartbeat_renews_an_expired_lease_before_the_reaper_ends_it() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
     fixture::lapsed(&client, &job).await;
-    let beaten = beat(&client, &runner, &job).await.unwrap();
-    assert!(beaten.lease_expires_at.unwrap() > beaten.server_time);
+    let renewed = send_heartbeat(&client, &runner, &job).await.unwrap();
+    assert!(renewed.lease_expires_at.unwrap() > renewed.server_time);
     assert_eq!(reap(&client, TERMS, Duration::from_secs(5)).await.unwrap().returned, 0);
 }
 
 #[tokio::test]
-async fn a_claim_that_is_not_live_or_not_ones_own_is_lost() {
+async fn a_heartbeat_for_an_ended_or_another_runners_claim_is_claim_lost() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -83,37 +83,37 @@ async fn a_claim_that_is_not_live_or_not_ones_own_is_lost() {
     let lost = |answer: Result<Heartbeat, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
     };
-    lost(beat(&client, &other, &job).await);
+    lost(send_heartbeat(&client, &other, &job).await);
     let elsewhere = Job { run_id: Uuid::new_v4(), ..job.clone() };
-    lost(beat(&client, &runner, &elsewhere).await);
+    lost(send_heartbeat(&client, &runner, &elsewhere).await);
     let unknown = Job { claim_id: Uuid::new_v4(), ..job.clone() };
-    lost(beat(&client, &runner, &unknown).await);
+    lost(send_heartbeat(&client, &runner, &unknown).await);
 
     fixture::lapsed(&client, &job).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
-    lost(beat(&client, &runner, &job).await);
+    lost(send_heartbeat(&client, &runner, &job).await);
     let again = fixture::claimed(&client, &other).await;
-    lost(beat(&client, &runner, &job).await);
+    lost(send_heartbeat(&client, &runner, &job).await);
     fixture::submitted(&client, &other, &again, &fixture::result(&again)).await.unwrap();
-    lost(beat(&client, &other, &again).await);
+    lost(send_heartbeat(&client, &other, &again).await);
 }
 
 #[tokio::test]
-async fn a_cancelled_run_answers_cancel_however_often_it_is_asked() {
+async fn every_heartbeat_after_a_cancel_returns_cancel() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
-    beat(&client, &runner, &job).await.unwrap();
+    send_heartbeat(&client, &runner, &job).await.unwrap();
     cancel(&client, &fixture::admin(), job.run_id, Some("not needed")).await.unwrap();
     for _ in 0..2 {
-        let told = beat(&client, &runner, &job).await.unwrap();
-        assert_eq!((told.directive, told.lease_expires_at), (Directive::Cancel, None));
+        let answer = send_heartbeat(&client, &runner, &job).await.unwrap();
+        assert_eq!((answer.directive, answer.lease_expires_at), (Directive::Cancel, None));
     }
     assert_eq!(status(&client, &job).await, "CANCELLED");
 }
 
 #[tokio::test]
-async fn the_holder_of_a_row_that_a_late_result_completed_learns_cancel() {
+async fn a_heartbeat_returns_cancel_after_another_runners_late_result() {
     let database = Database::create().await;
     let client = database.client().await;
     let (slow, job) = fixture::claimed_job(&client).await;
@@ -121,24 +121,25 @@ async fn the_holder_of_a_row_that_a_late_result_completed_learns_cancel() {
     fixture::lapsed(&client, &job).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     let held = fixture::claimed(&client, &other).await;
-    beat(&client, &other, &held).await.unwrap();
+    send_heartbeat(&client, &other, &held).await.unwrap();
     fixture::submitted(&client, &slow, &job, &fixture::result(&job)).await.unwrap();
-    assert_eq!(beat(&client, &other, &held).await.unwrap().directive, Directive::Cancel);
+    assert_eq!(send_heartbeat(&client, &other, &held).await.unwrap().directive, Directive::Cancel);
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_refused_at_once() {
+async fn a_heartbeat_with_a_revoked_key_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
     revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
-    let refused = beat(&client, &runner, &job).await;
+    let refused = send_heartbeat(&client, &runner, &job).await;
     assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
 }
 
-/// A heartbeat that waits for the cancel which is under way must tell of it, not of a lost claim.
+/// T1 (cancel) has locked the row; T2 (heartbeat) waits for it. After T1's commit, T2 must return a cancel and
+/// not a lost claim.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_heartbeat_that_meets_a_cancel_half_way_tells_of_it() {
+async fn a_heartbeat_that_waited_for_a_cancel_returns_cancel() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut admin = database.client().await;
@@ -146,23 +147,24 @@ async fn a_heartbeat_that_meets_a_cancel_half_way_tells_of_it() {
     let transaction = admin.transaction().await.unwrap();
     cancel(transaction.client(), &fixture::admin(), job.run_id, None).await.unwrap();
     let waiting = database.client().await;
-    let told = tokio::spawn(async move { beat(&waiting, &runner, &job).await });
+    let answer = tokio::spawn(async move { send_heartbeat(&waiting, &runner, &job).await });
     let blocked = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
     while client.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
     transaction.commit().await.unwrap();
-    assert_eq!(told.await.unwrap().unwrap().directive, Directive::Cancel);
+    assert_eq!(answer.await.unwrap().unwrap().directive, Directive::Cancel);
 }
 
-/// The lease is in no index, so that a heartbeat leaves no dead index entries at the head of the queue.
+/// No index contains the lease. Otherwise each heartbeat would leave a dead index entry in the range that claims
+/// scan.
 #[tokio::test]
 async fn later_heartbeats_are_hot_updates() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
-    beat(&client, &runner, &job).await.unwrap();
+    send_heartbeat(&client, &runner, &job).await.unwrap();
     let counters = async || {
-        // Counted when the session reports, and read anew.
+        // The session's counters are flushed, and the cached snapshot of statistics is discarded.
         client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
         client.batch_execute("SELECT pg_stat_clear_snapshot()").await.unwrap();
         let row = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'run_queue'";
@@ -171,16 +173,17 @@ async fn later_heartbeats_are_hot_updates() {
     };
     let (updates, hot) = counters().await;
     for _ in 0..50 {
-        beat(&client, &runner, &job).await.unwrap();
+        send_heartbeat(&client, &runner, &job).await.unwrap();
     }
     let (updates_after, hot_after) = counters().await;
     let (updates, hot) = (updates_after - updates, hot_after - hot);
-    // A page that is full before its dead versions may go costs one; an index on the lease costs all.
+    // A full page whose dead versions cannot be pruned yet costs a non-HOT update now and then. An index on the
+    // lease would make all 50 non-HOT.
     assert!(updates == 50 && hot >= 45, "{hot} of {updates}");
 }
 
 #[test]
-fn every_field_error_of_a_heartbeat_is_told() {
+fn every_invalid_field_of_a_heartbeat_is_reported() {
     let long = json!({ "claim_id": Uuid::new_v4(), "progress": { "text": "x".repeat(2100) } });
     for (body, expected) in [
         (json!({}), vec!["/claim_id"]),

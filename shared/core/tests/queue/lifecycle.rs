@@ -1,4 +1,4 @@
-//! A job's whole life, as the README draws it: every edge is walked once, by the operation it names.
+//! Walks one job through every state of the README's state diagram, by the operation of each edge.
 
 use bakeoff_core::queue::claim::Job;
 use bakeoff_core::queue::heartbeat::{Directive, HeartbeatRequest, heartbeat};
@@ -13,12 +13,12 @@ use serde_json::json;
 use std::time::Duration;
 use tokio_postgres::Client;
 
-async fn beat(client: &Client, runner: &Runner, job: &Job) -> Directive {
+async fn send_heartbeat(client: &Client, runner: &Runner, job: &Job) -> Directive {
     let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
     heartbeat(client, &runner.authenticated, TERMS, job.run_id, &request).await.unwrap().directive
 }
 
-async fn end(client: &Client, runner: &Runner, job: &Job, failure: serde_json::Value) {
+async fn release_job(client: &Client, runner: &Runner, job: &Job, failure: serde_json::Value) {
     let body = json!({ "claim_id": job.claim_id, "failure": failure });
     let request = ReleaseRequest::parse(&body.to_string()).unwrap();
     release(client, &runner.authenticated, job.run_id, &request).await.unwrap();
@@ -32,46 +32,46 @@ async fn a_job_goes_through_every_state() {
     let mut run = fixture::run();
     run["max_attempts"] = json!(2);
     let run_id = fixture::enqueued(&client, &run).await.run_id;
-    let now = async || status(&client, &runner.authenticated, run_id).await.unwrap().status;
-    assert_eq!(now().await, "PENDING");
+    let run_status = async || status(&client, &runner.authenticated, run_id).await.unwrap().status;
+    assert_eq!(run_status().await, "PENDING");
 
     let job = fixture::claimed(&client, &runner).await;
-    assert_eq!(now().await, "CLAIMED");
-    end(&client, &runner, &job, json!(null)).await;
-    assert_eq!(now().await, "PENDING");
+    assert_eq!(run_status().await, "CLAIMED");
+    release_job(&client, &runner, &job, json!(null)).await;
+    assert_eq!(run_status().await, "PENDING");
 
     let job = fixture::claimed(&client, &runner).await;
-    assert_eq!(beat(&client, &runner, &job).await, Directive::Continue);
-    assert_eq!(now().await, "IN_PROGRESS");
-    end(&client, &runner, &job, json!({ "code": "infra_error" })).await;
-    assert_eq!(now().await, "PENDING");
+    assert_eq!(send_heartbeat(&client, &runner, &job).await, Directive::Continue);
+    assert_eq!(run_status().await, "IN_PROGRESS");
+    release_job(&client, &runner, &job, json!({ "code": "infra_error" })).await;
+    assert_eq!(run_status().await, "PENDING");
     client.execute("UPDATE run_queue SET retry_after = now()", &[]).await.unwrap();
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
 
-    let lapsing = fixture::claimed(&client, &runner).await;
-    assert_eq!(lapsing.attempt, 2);
-    fixture::lapsed(&client, &lapsing).await;
+    let lapsed = fixture::claimed(&client, &runner).await;
+    assert_eq!(lapsed.attempt, 2);
+    fixture::lapsed(&client, &lapsed).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
-    assert_eq!(now().await, "PENDING");
+    assert_eq!(run_status().await, "PENDING");
 
     let job = fixture::claimed(&client, &runner).await;
-    end(&client, &runner, &job, json!({ "code": "oom" })).await;
-    assert_eq!(now().await, "FAILED");
+    release_job(&client, &runner, &job, json!({ "code": "oom" })).await;
+    assert_eq!(run_status().await, "FAILED");
 
     requeue(&client, &fixture::admin(), run_id, None).await.unwrap();
-    assert_eq!(now().await, "PENDING");
+    assert_eq!(run_status().await, "PENDING");
     let job = fixture::claimed(&client, &runner).await;
     cancel(&client, &fixture::admin(), run_id, None).await.unwrap();
-    assert_eq!(now().await, "CANCELLED");
-    assert_eq!(beat(&client, &runner, &job).await, Directive::Cancel);
+    assert_eq!(run_status().await, "CANCELLED");
+    assert_eq!(send_heartbeat(&client, &runner, &job).await, Directive::Cancel);
 
     requeue(&client, &fixture::admin(), run_id, None).await.unwrap();
     let job = fixture::claimed(&client, &runner).await;
-    assert_eq!(beat(&client, &runner, &job).await, Directive::Continue);
+    assert_eq!(send_heartbeat(&client, &runner, &job).await, Directive::Continue);
     fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
-    assert_eq!(now().await, "COMPLETE");
+    assert_eq!(run_status().await, "COMPLETE");
 
-    // However many claims there were, each id names one and is spent.
+    // All six claims have different ids, and none is lost.
     let ids = "SELECT count(*), count(DISTINCT claim_id) FROM (
                    SELECT claim_id FROM past_claims UNION ALL SELECT claim_id FROM run_queue) AS claims";
     let ids = client.query_one(ids, &[]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Operations on rows of the queue, against a real PostgreSQL.
+//! Tests of the operations on queue rows against a real PostgreSQL.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

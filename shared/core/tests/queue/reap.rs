@@ -1,4 +1,4 @@
-//! The reaper: what it takes back, what it leaves, and that it may run twice at once.
+//! Tests of the reaper: which claims it ends, its concurrency, and its measurements.
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
@@ -32,7 +32,7 @@ async fn a_lapsed_claim_counts_an_attempt_and_its_row_is_claimable_at_once() {
     assert_eq!((reaped.returned, reaped.failed, reaped.finished), (1, 0, true));
     let row = row(&client, &job).await;
     assert_eq!((row.get("status"), row.get("attempt_count"), row.get("priority")), ("PENDING", 1, 100));
-    assert_eq!(row.get::<_, &str>("error_detail"), "the lease of bench ran out");
+    assert_eq!(row.get::<_, &str>("error_detail"), "the lease of bench expired");
     let past = client.query_one("SELECT * FROM past_claims", &[]).await.unwrap();
     assert_eq!(past.get::<_, Uuid>("claim_id"), job.claim_id);
     assert_eq!(past.get::<_, Uuid>("queue_id"), job.queue_id);
@@ -41,9 +41,9 @@ async fn a_lapsed_claim_counts_an_attempt_and_its_row_is_claimable_at_once() {
     assert_eq!(fixture::claimed(&client, &runner).await.attempt, 2);
 }
 
-/// A job that kills its runner must not go round for ever.
+/// A job that crashes every runner must not be retried for ever.
 #[tokio::test]
-async fn a_poison_job_ends_failed_when_its_attempts_are_spent() {
+async fn a_job_that_crashes_its_runners_ends_failed_after_its_last_attempt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -69,7 +69,7 @@ async fn a_poison_job_ends_failed_when_its_attempts_are_spent() {
 }
 
 #[tokio::test]
-async fn a_run_may_have_a_limit_that_heartbeats_do_not_extend() {
+async fn heartbeats_do_not_extend_max_runtime_s() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -81,15 +81,12 @@ async fn a_run_may_have_a_limit_that_heartbeats_do_not_extend() {
     assert_eq!(reap(&client).await.returned, 0);
     client.execute("UPDATE run_queue SET claimed_at = now() - interval '61 min'", &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 1);
-    assert_eq!(
-        row(&client, &job).await.get::<_, &str>("error_detail"),
-        "bench took longer than max_runtime_s"
-    );
+    assert_eq!(row(&client, &job).await.get::<_, &str>("error_detail"), "bench exceeded max_runtime_s");
 }
 
-/// Reaping by the age of a claim runs long benchmarks twice.
+/// A reaper that went by the age of a claim would run long benchmarks twice.
 #[tokio::test]
-async fn a_claim_of_any_age_is_left_alone_while_its_lease_holds() {
+async fn an_old_claim_is_kept_while_its_lease_is_live() {
     let database = Database::create().await;
     let client = database.client().await;
     let (_, job) = fixture::claimed_job(&client).await;
@@ -98,9 +95,9 @@ async fn a_claim_of_any_age_is_left_alone_while_its_lease_holds() {
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
 }
 
-/// The heartbeat is at work on the row when the reaper comes by.
+/// T1 (heartbeat) has locked the row; T2 (reaper) skips it.
 #[tokio::test]
-async fn a_heartbeat_under_way_wins() {
+async fn a_concurrent_heartbeat_wins_against_the_reaper() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut beating = database.client().await;
@@ -115,9 +112,9 @@ async fn a_heartbeat_under_way_wins() {
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "IN_PROGRESS");
 }
 
-/// The reaper is at work on the row when the heartbeat comes: it waits, and has lost.
+/// T1 (reaper) has locked the row; T2 (heartbeat) waits for T1's commit and then finds its claim ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn heartbeats_and_reapers_at_once_leave_one_answer() {
+async fn concurrent_heartbeats_and_reapers_agree_on_the_claim() {
     let database = Database::create().await;
     let (client, reaping) = (database.client().await, database.client().await);
     let (runner, mut job) = fixture::claimed_job(&client).await;
@@ -140,9 +137,9 @@ async fn heartbeats_and_reapers_at_once_leave_one_answer() {
     }
 }
 
-/// EventBridge delivers twice, and runs overlap.
+/// EventBridge may deliver an event twice, and runs of the reaper may overlap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_reapers_at_once_share_the_work() {
+async fn two_concurrent_reapers_take_back_each_row_once() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
     let (_, job) = fixture::claimed_job(&one).await;
@@ -156,7 +153,7 @@ async fn two_reapers_at_once_share_the_work() {
     .await
     .unwrap();
     let (a, b) = tokio::join!(reap(&one), reap(&other));
-    // What one has locked the other passes over; a third run finds what either may have left.
+    // Each skips the rows that the other has locked; a third run takes what both may have skipped.
     let rest = reap(&one).await;
     assert_eq!(a.returned + b.returned + rest.returned, 2000);
     let once =
@@ -166,7 +163,7 @@ async fn two_reapers_at_once_share_the_work() {
 }
 
 #[tokio::test]
-async fn it_stops_when_its_time_is_spent_and_says_so() {
+async fn the_reaper_stops_after_its_time_budget_and_reports_unfinished() {
     let database = Database::create().await;
     let client = database.client().await;
     let (_, job) = fixture::claimed_job(&client).await;
@@ -176,22 +173,22 @@ async fn it_stops_when_its_time_is_spent_and_says_so() {
     assert_eq!(reap(&client).await.returned, 1);
 }
 
-/// While the service was away runners called in vain: none loses its lease before it could speak.
+/// During an outage heartbeats fail. No lease may be ended before its runner had time to send one again.
 #[tokio::test]
-async fn after_an_outage_of_our_own_runners_get_time_to_speak() {
+async fn after_an_outage_no_lease_is_ended_for_one_heartbeat_interval() {
     let database = Database::create().await;
     let client = database.client().await;
     let (_, job) = fixture::claimed_job(&client).await;
     reap(&client).await;
     fixture::lapsed(&client, &job).await;
-    let away = "UPDATE reaper_state SET last_run_at = now() - interval '301 s'";
-    client.execute(away, &[]).await.unwrap();
+    let outage = "UPDATE reaper_state SET last_run_at = now() - interval '301 s'";
+    client.execute(outage, &[]).await.unwrap();
 
     let reaped = reap(&client).await;
     assert_eq!(reaped.returned, 0);
     let grace = reaped.grace_until.unwrap() - time::OffsetDateTime::now_utc();
     assert!((50..=60).contains(&grace.whole_seconds()), "{grace}");
-    // The next run, a moment later, is still within the grace.
+    // The next run is still within the grace period.
     assert_eq!(reap(&client).await.returned, 0);
 
     client.execute("UPDATE reaper_state SET grace_until = now()", &[]).await.unwrap();
@@ -199,23 +196,23 @@ async fn after_an_outage_of_our_own_runners_get_time_to_speak() {
     assert_eq!((reaped.returned, reaped.grace_until), (1, None));
 }
 
-/// A runner whose next heartbeat was due the moment the service went away has less than a whole lease
-/// left: an outage shorter than a lease can cost it its claim too.
+/// A runner that was about to send a heartbeat when the outage began has ttl - interval of its lease left, so an
+/// outage shorter than a lease can cost it its claim too.
 #[tokio::test]
-async fn an_outage_that_ate_up_what_was_left_of_a_lease_counts() {
+async fn an_outage_longer_than_the_rest_of_a_lease_gets_a_grace_period() {
     let database = Database::create().await;
     let client = database.client().await;
     let (_, job) = fixture::claimed_job(&client).await;
     reap(&client).await;
     fixture::lapsed(&client, &job).await;
-    let away = "UPDATE reaper_state SET last_run_at = now() - interval '250 s'";
-    client.execute(away, &[]).await.unwrap();
+    let outage = "UPDATE reaper_state SET last_run_at = now() - interval '250 s'";
+    client.execute(outage, &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 0);
 }
 
-/// With leases shorter than the schedule's period every run looks like one after an outage.
+/// With leases shorter than the schedule's period, every run looks like the first after an outage.
 #[tokio::test]
-async fn a_reaper_that_runs_less_often_than_a_lease_lasts_still_reaps() {
+async fn a_reaper_scheduled_less_often_than_the_lease_still_ends_leases() {
     let database = Database::create().await;
     let client = database.client().await;
     let short = LeaseTerms { ttl_s: 30, heartbeat_interval_s: 10 };
@@ -233,7 +230,7 @@ async fn a_reaper_that_runs_less_often_than_a_lease_lasts_still_reaps() {
 }
 
 #[tokio::test]
-async fn rows_whose_backoff_ended_step_back_into_the_ready_order() {
+async fn rows_whose_retry_after_has_passed_become_ready() {
     let database = Database::create().await;
     let client = database.client().await;
     let row = &fixture::enqueued(&client, &fixture::run()).await.rows[0];
@@ -252,7 +249,7 @@ async fn rows_whose_backoff_ended_step_back_into_the_ready_order() {
 }
 
 #[tokio::test]
-async fn silent_runners_are_marked_dead_and_spent_proofs_forgotten() {
+async fn runners_without_heartbeats_become_dead_and_old_proofs_are_deleted() {
     let database = Database::create().await;
     let client = database.client().await;
     fixture::runner(&client, "silent").await;
@@ -275,43 +272,43 @@ async fn silent_runners_are_marked_dead_and_spent_proofs_forgotten() {
 }
 
 #[tokio::test]
-async fn the_queue_is_measured_and_jobs_that_nobody_could_take_are_counted() {
+async fn the_queue_metrics_count_rows_that_no_runner_can_serve() {
     let database = Database::create().await;
     let client = database.client().await;
-    let measured = async || {
+    let queue_counts = async || {
         let queue = reap(&client).await.queue;
         (queue.depth, queue.live_claims, queue.unsatisfiable)
     };
-    assert_eq!(measured().await, (0, 0, 0));
+    assert_eq!(queue_counts().await, (0, 0, 0));
     assert!(reap(&client).await.queue.oldest_eligible_age_s.abs() < 1e-9);
 
     let mut big = fixture::run();
     big["models"] = json!([fixture::model("big", "q4_k_m", 70.0)]);
     fixture::enqueued(&client, &big).await;
     fixture::enqueued(&client, &fixture::run()).await;
-    assert_eq!(measured().await, (2, 0, 2));
+    assert_eq!(queue_counts().await, (2, 0, 2));
 
     let runner = fixture::runner(&client, "bench").await;
-    assert_eq!(measured().await, (2, 0, 1));
+    assert_eq!(queue_counts().await, (2, 0, 1));
     client.execute("UPDATE run_queue SET created_at = now() - interval '90 s'", &[]).await.unwrap();
     let age = reap(&client).await.queue.oldest_eligible_age_s;
     assert!((90.0..120.0).contains(&age), "{age}");
     fixture::claimed(&client, &runner).await;
-    assert_eq!(measured().await, (1, 1, 1));
+    assert_eq!(queue_counts().await, (1, 1, 1));
 
-    // One that waits for its retry is in the queue, and nobody can take it either.
+    // A deferred row counts towards the depth, and as unsatisfiable too.
     client
         .execute("UPDATE run_queue SET retry_after = now() + interval '1 h' WHERE status = 'PENDING'", &[])
         .await
         .unwrap();
-    assert_eq!(measured().await, (1, 1, 1));
+    assert_eq!(queue_counts().await, (1, 1, 1));
     assert!(reap(&client).await.queue.oldest_eligible_age_s.abs() < 1e-9);
 
-    // A runner that is not seen any more, or not allowed, serves nobody.
+    // A runner without a recent heartbeat, or not on the allowlist, serves no row.
     fixture::enqueued(&client, &fixture::run()).await;
-    assert_eq!(measured().await, (2, 1, 1));
+    assert_eq!(queue_counts().await, (2, 1, 1));
     client.execute("UPDATE runners SET last_heartbeat = now() - interval '8 days'", &[]).await.unwrap();
-    assert_eq!(measured().await, (2, 1, 2));
+    assert_eq!(queue_counts().await, (2, 1, 2));
     client
         .batch_execute(
             "UPDATE runners SET last_heartbeat = now();
@@ -319,12 +316,12 @@ async fn the_queue_is_measured_and_jobs_that_nobody_could_take_are_counted() {
         )
         .await
         .unwrap();
-    assert_eq!(measured().await, (2, 1, 2));
+    assert_eq!(queue_counts().await, (2, 1, 2));
 }
 
-/// A restore puts rows in without the triggers that would note them.
+/// A restore inserts rows without firing the triggers that reset the cursors.
 #[tokio::test]
-async fn a_row_that_came_past_the_triggers_is_missed_for_an_hour_at_most() {
+async fn a_row_that_bypassed_the_triggers_is_claimed_after_an_hour_at_most() {
     let database = Database::create().await;
     let client = database.client().await;
     fixture::enqueued(&client, &fixture::run()).await;
@@ -334,8 +331,8 @@ async fn a_row_that_came_past_the_triggers_is_missed_for_an_hour_at_most() {
         let request = ClaimRequest::default();
         claim(&client, &runner.authenticated, TERMS, &request).await.unwrap()
     };
-    let raise = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
-    client.query(raise, &[]).await.unwrap();
+    let advance = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
+    client.query(advance, &[]).await.unwrap();
     client
         .batch_execute(
             "SET session_replication_role = replica;
@@ -344,9 +341,9 @@ async fn a_row_that_came_past_the_triggers_is_missed_for_an_hour_at_most() {
         )
         .await
         .unwrap();
-    assert!(next().await.is_none(), "the mark stands at the end of the order");
+    assert!(next().await.is_none(), "the cursor is at the end of the order");
     reap(&client).await;
-    assert!(next().await.is_none(), "and still does");
+    assert!(next().await.is_none(), "and stays there");
     client.batch_execute("UPDATE claim_cursors SET started_at = now() - interval '61 min'").await.unwrap();
     reap(&client).await;
     assert!(next().await.is_some());

@@ -1,4 +1,4 @@
-//! A release: the job handed back, or an attempt reported as failed.
+//! Tests of releases: returning a job, and reporting a failed attempt.
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::Job;
@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-async fn give_back(client: &Client, runner: &Runner, job: &Job) -> Result<Released, Error> {
+async fn release_job(client: &Client, runner: &Runner, job: &Job) -> Result<Released, Error> {
     let request = ReleaseRequest { claim_id: job.claim_id, failure: None };
     release(client, &runner.authenticated, job.run_id, &request).await
 }
 
-async fn fail(client: &Client, runner: &Runner, job: &Job) -> Result<Released, Error> {
+async fn fail_job(client: &Client, runner: &Runner, job: &Job) -> Result<Released, Error> {
     let body = json!({ "claim_id": job.claim_id, "failure": { "code": "oom", "detail": "at layer 3" } });
     let request = ReleaseRequest::parse(&body.to_string()).unwrap();
     release(client, &runner.authenticated, job.run_id, &request).await
@@ -27,7 +27,7 @@ async fn row(client: &Client, job: &Job) -> tokio_postgres::Row {
     client.query_one(row, &[&job.queue_id]).await.unwrap()
 }
 
-fn holds_no_claim(row: &tokio_postgres::Row) {
+fn assert_no_claim(row: &tokio_postgres::Row) {
     assert_eq!(row.get::<_, Option<Uuid>>("claim_id"), None);
     assert_eq!(row.get::<_, Option<&str>>("claimed_by"), None);
     for time in ["claimed_at", "started_at", "lease_expires_at"] {
@@ -37,7 +37,7 @@ fn holds_no_claim(row: &tokio_postgres::Row) {
 }
 
 #[tokio::test]
-async fn a_job_handed_back_keeps_its_place_and_counts_no_attempt() {
+async fn a_released_job_keeps_its_position_and_counts_no_attempt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -45,17 +45,17 @@ async fn a_job_handed_back_keeps_its_place_and_counts_no_attempt() {
     fixture::enqueued(&client, &fixture::run()).await;
     let job = fixture::claimed(&client, &runner).await;
 
-    let released = give_back(&client, &runner, &job).await.unwrap();
+    let released = release_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", 0));
     assert_eq!((released.queue_id, released.retry_after), (job.queue_id, None));
-    holds_no_claim(&row(&client, &job).await);
+    assert_no_claim(&row(&client, &job).await);
     let again = fixture::claimed(&client, &runner).await;
     assert_eq!((again.run_id, again.attempt, again.priority), (first.run_id, 1, 100));
 }
 
-/// The harness's rule: five minutes, and five places, times the number of failed attempts.
+/// The harness's retry rule: a back-off of 5 min and a priority of +5, each times the number of failed attempts.
 #[tokio::test]
-async fn a_failed_attempt_comes_later_and_lower_each_time_until_none_is_left() {
+async fn each_failed_attempt_has_a_longer_back_off_and_a_lower_priority_until_failed() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -66,10 +66,10 @@ async fn a_failed_attempt_comes_later_and_lower_each_time_until_none_is_left() {
     for (attempt, priority) in [(1, 105), (2, 115), (3, 130)] {
         let job = fixture::claimed(&client, &runner).await;
         assert_eq!(job.attempt, attempt);
-        let released = fail(&client, &runner, &job).await.unwrap();
+        let released = fail_job(&client, &runner, &job).await.unwrap();
         assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", attempt));
         let row = row(&client, &job).await;
-        holds_no_claim(&row);
+        assert_no_claim(&row);
         assert_eq!((row.get("wait_s"), row.get("priority")), (300 * attempt, priority));
         assert_eq!(row.get::<_, &str>("error_detail"), "oom: at layer 3");
         assert!(released.retry_after.is_some());
@@ -77,16 +77,16 @@ async fn a_failed_attempt_comes_later_and_lower_each_time_until_none_is_left() {
     }
 
     let job = fixture::claimed(&client, &runner).await;
-    let released = fail(&client, &runner, &job).await.unwrap();
+    let released = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 3));
     let row = row(&client, &job).await;
-    holds_no_claim(&row);
+    assert_no_claim(&row);
     assert!(row.get::<_, Option<time::OffsetDateTime>>("completed_at").is_some());
     assert_eq!((row.get("priority"), row.get::<_, Option<i32>>("wait_s")), (130, None));
 }
 
 #[tokio::test]
-async fn a_run_without_further_attempts_fails_at_the_first() {
+async fn with_max_attempts_0_the_first_failure_is_final() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -94,43 +94,43 @@ async fn a_run_without_further_attempts_fails_at_the_first() {
     run["max_attempts"] = json!(0);
     fixture::enqueued(&client, &run).await;
     let job = fixture::claimed(&client, &runner).await;
-    let released = fail(&client, &runner, &job).await.unwrap();
+    let released = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 0));
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_said_again_and_changes_nothing() {
+async fn a_repeated_release_returns_the_same_and_changes_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     fixture::enqueued(&client, &fixture::run()).await;
 
     let job = fixture::claimed(&client, &runner).await;
-    let first = give_back(&client, &runner, &job).await.unwrap();
-    let again = give_back(&client, &runner, &job).await.unwrap();
+    let first = release_job(&client, &runner, &job).await.unwrap();
+    let again = release_job(&client, &runner, &job).await.unwrap();
     assert_eq!(format!("{first:?}"), format!("{again:?}"));
 
     let job = fixture::claimed(&client, &runner).await;
-    let first = fail(&client, &runner, &job).await.unwrap();
-    let again = fail(&client, &runner, &job).await.unwrap();
+    let first = fail_job(&client, &runner, &job).await.unwrap();
+    let again = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!(format!("{first:?}"), format!("{again:?}"));
     assert_eq!(row(&client, &job).await.get::<_, i32>("attempt_count"), 1);
 
-    // It was reported as failed: handing it back is another statement, and comes too late.
-    let refused = give_back(&client, &runner, &job).await;
+    // The claim ended as a failed attempt, so a release without a failure is not a retry of it.
+    let refused = release_job(&client, &runner, &job).await;
     assert!(matches!(refused, Err(Error::ClaimLost)), "{refused:?}");
 }
 
-/// The client gave up waiting and sent it again while the first was still at work.
+/// The client timed out and sent the release again while the first one was still running.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_sent_twice_at_once_is_answered_twice() {
+async fn a_release_sent_twice_concurrently_succeeds_twice() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
     fixture::enqueued(&one, &fixture::run()).await;
     for _ in 0..20 {
         let job = fixture::claimed(&one, &runner).await;
-        let (a, b) = tokio::join!(give_back(&one, &runner, &job), give_back(&other, &runner, &job));
+        let (a, b) = tokio::join!(release_job(&one, &runner, &job), release_job(&other, &runner, &job));
         assert_eq!((a.unwrap().status, b.unwrap().status), ("PENDING".to_owned(), "PENDING".to_owned()));
     }
 }
@@ -146,32 +146,32 @@ async fn only_the_holder_of_a_live_claim_may_release_it() {
     let lost = |answer: Result<Released, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
     };
-    lost(give_back(&client, &other, &job).await);
-    lost(fail(&client, &other, &job).await);
-    lost(give_back(&client, &runner, &Job { run_id: Uuid::new_v4(), ..job.clone() }).await);
-    lost(give_back(&client, &runner, &Job { claim_id: Uuid::new_v4(), ..job.clone() }).await);
+    lost(release_job(&client, &other, &job).await);
+    lost(fail_job(&client, &other, &job).await);
+    lost(release_job(&client, &runner, &Job { run_id: Uuid::new_v4(), ..job.clone() }).await);
+    lost(release_job(&client, &runner, &Job { claim_id: Uuid::new_v4(), ..job.clone() }).await);
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
 
     fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
-    lost(fail(&client, &runner, &job).await);
+    lost(fail_job(&client, &runner, &job).await);
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "COMPLETE");
 }
 
 #[tokio::test]
-async fn a_revoked_key_releases_nothing() {
+async fn a_release_with_a_revoked_key_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     fixture::enqueued(&client, &fixture::run()).await;
     let job = fixture::claimed(&client, &runner).await;
-    give_back(&client, &runner, &job).await.unwrap();
+    release_job(&client, &runner, &job).await.unwrap();
     revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
-    let refused = give_back(&client, &runner, &job).await;
+    let refused = release_job(&client, &runner, &job).await;
     assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
 }
 
 #[test]
-fn every_field_error_of_a_release_is_told() {
+fn every_invalid_field_of_a_release_is_reported() {
     let claim_id = Uuid::new_v4();
     for (body, expected) in [
         (json!({}), vec!["/claim_id"]),

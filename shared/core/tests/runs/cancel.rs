@@ -1,4 +1,4 @@
-//! Cancelling a run.
+//! Tests of cancelling a run.
 
 use bakeoff_core::Error;
 use bakeoff_core::runs::cancel::cancel;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 #[tokio::test]
-async fn a_cancel_ends_what_has_not_ended() {
+async fn cancel_ends_the_rows_that_have_not_ended() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -34,7 +34,7 @@ async fn a_cancel_ends_what_has_not_ended() {
 }
 
 #[tokio::test]
-async fn a_cancel_of_nothing_says_so() {
+async fn cancelling_an_unknown_or_completed_run_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;

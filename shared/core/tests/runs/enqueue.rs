@@ -1,4 +1,4 @@
-//! Enqueueing: what is found, made, decided and refused.
+//! Tests of enqueueing: validation, model and prompt ids, lanes, and the stored jobs.
 
 use bakeoff_core::Error;
 use bakeoff_core::runs::enqueue::{NewRun, enqueue};
@@ -12,8 +12,8 @@ fn errors(body: &str) -> Vec<String> {
     NewRun::parse(body).unwrap_err().into_iter().map(|field_error| field_error.pointer).collect()
 }
 
-/// What the database refuses of a request that parses.
-async fn refused(client: &Client, run: &Value) -> Vec<(String, String)> {
+/// Returns the field errors that `enqueue` reports for a request that parses.
+async fn enqueue_errors(client: &Client, run: &Value) -> Vec<(String, String)> {
     let run = NewRun::parse(&run.to_string()).unwrap();
     match enqueue(client, &fixture::admin(), &run).await {
         Err(Error::Invalid(errors)) => errors.into_iter().map(|f| (f.pointer, f.detail)).collect(),
@@ -26,7 +26,7 @@ async fn count(client: &Client, table: &str) -> i64 {
 }
 
 #[test]
-fn every_field_error_of_a_request_is_told_at_once() {
+fn every_invalid_field_of_a_request_is_reported_at_once() {
     assert_eq!(errors("{}"), ["/publisher_id", "/prompts", "/tasks", "/config"]);
     assert_eq!(errors("[]"), [""]);
     let mut run = fixture::run();
@@ -63,9 +63,9 @@ fn every_field_error_of_a_request_is_told_at_once() {
     assert_eq!(errors(&run.to_string()), ["/models/2", "/models/1/id", "/prompts/1/id"]);
 }
 
-/// A document that two parsers read differently must not reach a runner.
+/// Otherwise a runner could read another document than the one that was enqueued.
 #[test]
-fn a_document_that_parsers_read_differently_is_refused() {
+fn a_document_without_a_canonical_form_is_refused() {
     let run = fixture::run().to_string();
     for config in [r#"{"a": 1, "a": 2}"#, r#"{"a": "\ud800"}"#, r#"{"a": 1e999}"#, r#"{"a": "\u0000"}"#] {
         let body = run.replacen(r#"{"run":{"seed":11}}"#, config, 1);
@@ -74,9 +74,9 @@ fn a_document_that_parsers_read_differently_is_refused() {
     }
 }
 
-/// jsonb holds no NUL: found here, it is the request's fault and not the service's.
+/// `jsonb` cannot store U+0000. Without the check the insert would fail, and the response would be a 500.
 #[test]
-fn a_nul_anywhere_is_a_field_error_of_the_request() {
+fn a_nul_character_in_free_form_json_is_a_field_error() {
     let mut run = fixture::run();
     let descriptor = &mut run["models"][0]["descriptor"];
     descriptor["sources"][0]["source_metadata"] = json!({ "a": ["\0"] });
@@ -91,7 +91,7 @@ fn a_nul_anywhere_is_a_field_error_of_the_request() {
 }
 
 #[tokio::test]
-async fn names_the_database_does_not_know_are_all_told() {
+async fn every_unknown_name_is_reported_and_nothing_is_written() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut run = fixture::run();
@@ -100,7 +100,7 @@ async fn names_the_database_does_not_know_are_all_told() {
     run["models"][1]["descriptor"]["file_format"] = json!("gguf");
     run["models"][1]["descriptor"]["sources"][0]["source_type"] = json!("torrent");
     let pointers: Vec<String> =
-        refused(&client, &run).await.into_iter().map(|field_error| field_error.0).collect();
+        enqueue_errors(&client, &run).await.into_iter().map(|field_error| field_error.0).collect();
     assert_eq!(
         pointers,
         [
@@ -113,37 +113,37 @@ async fn names_the_database_does_not_know_are_all_told() {
 
     let mut run = fixture::run();
     run["models"] = json!([{ "id": "m", "model_id": Uuid::new_v4() }]);
-    assert_eq!(refused(&client, &run).await[0].0, "/models/0");
+    assert_eq!(enqueue_errors(&client, &run).await[0].0, "/models/0");
     let mut run = fixture::run();
     run["prompts"] = json!([fixture::prompt("a"), { "id": "b", "prompt_id": 4711 }]);
-    assert_eq!(refused(&client, &run).await[0].0, "/prompts/1");
+    assert_eq!(enqueue_errors(&client, &run).await[0].0, "/prompts/1");
     for table in ["runs", "models", "prompts", "tasks", "run_queue", "audit_log"] {
         assert_eq!(count(&client, table).await, 0, "{table}");
     }
 }
 
 #[tokio::test]
-async fn a_named_model_of_which_nobody_could_tell_who_may_run_it_is_refused() {
+async fn a_model_without_quantization_or_parameter_count_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let model_id = Uuid::new_v4();
     client.execute("INSERT INTO models (model_id, name) VALUES ($1, 'x')", &[&model_id]).await.unwrap();
     let mut run = fixture::run();
     run["models"] = json!([{ "id": "m", "model_id": model_id }]);
-    assert_eq!(refused(&client, &run).await[0].0, "/models/0");
+    assert_eq!(enqueue_errors(&client, &run).await[0].0, "/models/0");
     for half in ["active_parameter_count_b = 9", "quantization_id = 10, active_parameter_count_b = NULL"] {
         client.execute(&format!("UPDATE models SET {half}"), &[]).await.unwrap();
-        assert_eq!(refused(&client, &run).await[0].0, "/models/0", "{half}");
+        assert_eq!(enqueue_errors(&client, &run).await[0].0, "/models/0", "{half}");
     }
     client.execute("UPDATE models SET active_parameter_count_b = 9", &[]).await.unwrap();
     let row = &fixture::enqueued(&client, &run).await.rows[0];
     assert_eq!((row.required_vram_gb, row.quantizations.clone()), (6, vec!["q4_k_m".to_owned()]));
 }
 
-/// `run_model_metrics` has one row per prompt and model of a run: two names for one would be one row,
-/// and the result of such a job could not be written.
+/// `run_model_metrics` has one row per prompt and model of a run. With two ids for one model, the result's
+/// metrics would collide and the submit would fail.
 #[tokio::test]
-async fn two_names_for_one_model_or_one_prompt_are_refused() {
+async fn two_ids_for_the_same_model_or_prompt_are_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut run = fixture::run();
@@ -151,8 +151,8 @@ async fn two_names_for_one_model_or_one_prompt_are_refused() {
     let mut twin = run["models"][0].clone();
     twin["id"] = json!("twin");
     run["models"].as_array_mut().unwrap().push(twin);
-    let told = refused(&client, &run).await;
-    assert_eq!((told.len(), told[0].0.as_str()), (1, "/models/1"));
+    let errors = enqueue_errors(&client, &run).await;
+    assert_eq!((errors.len(), errors[0].0.as_str()), (1, "/models/1"));
 
     for split in [Value::Null, json!("prompt")] {
         let mut run = fixture::run();
@@ -160,14 +160,14 @@ async fn two_names_for_one_model_or_one_prompt_are_refused() {
         twin["id"] = json!("twin");
         run["prompts"].as_array_mut().unwrap().push(twin);
         run["split_by"] = split;
-        let told = refused(&client, &run).await;
-        assert_eq!((told.len(), told[0].0.as_str()), (1, "/prompts/1"));
+        let errors = enqueue_errors(&client, &run).await;
+        assert_eq!((errors.len(), errors[0].0.as_str()), (1, "/prompts/1"));
     }
     assert_eq!(count(&client, "runs").await, 0);
 }
 
 #[tokio::test]
-async fn a_run_is_enqueued_once() {
+async fn enqueueing_a_run_id_twice_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let run = fixture::run();
@@ -180,10 +180,10 @@ async fn a_run_is_enqueued_once() {
     assert_eq!(line.get::<_, &str>("subject"), run["run_id"].as_str().unwrap());
 }
 
-/// UUIDv5 over the harness's own texts, computed apart from this code in Python:
+/// The expected ids were computed with the harness's formula in Python:
 /// `uuid.uuid5(NAMESPACE, f"{url}|{parameter_count_b}|{model_source_size}")`.
 #[tokio::test]
-async fn models_have_the_harnesss_ids() {
+async fn models_and_creators_get_the_harnesss_ids() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut run = fixture::run();
@@ -215,7 +215,7 @@ async fn models_have_the_harnesss_ids() {
 }
 
 #[tokio::test]
-async fn a_descriptor_is_written_down_whole() {
+async fn every_field_of_a_descriptor_is_stored() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut run = fixture::run();
@@ -251,7 +251,7 @@ async fn a_descriptor_is_written_down_whole() {
 }
 
 #[tokio::test]
-async fn what_is_there_is_found_and_not_made_again() {
+async fn known_models_and_prompts_are_reused() {
     let database = Database::create().await;
     let client = database.client().await;
     let first = fixture::enqueued(&client, &fixture::run()).await;
@@ -262,7 +262,7 @@ async fn what_is_there_is_found_and_not_made_again() {
     }
     assert_eq!(count(&client, "queue_lanes WHERE lane_id <> 0").await, 1);
 
-    // Another version of the prompt is another prompt of the same task.
+    // Another commit of the file is another prompt of the same task.
     let mut run = fixture::run();
     run["prompts"][0]["git_commit_hash"] = json!("0ddba11");
     assert_ne!(fixture::enqueued(&client, &run).await.rows[0].prompt_id, first.rows[0].prompt_id);
@@ -270,35 +270,36 @@ async fn what_is_there_is_found_and_not_made_again() {
     let task: String = client.query_one("SELECT name FROM tasks", &[]).await.unwrap().get(0);
     assert_eq!(task, "plain");
 
-    // Named by id, they are the same rows.
+    // References by id resolve to the same rows.
     let model_id: Uuid = client.query_one("SELECT model_id FROM models", &[]).await.unwrap().get(0);
-    let mut named = fixture::run();
-    named["models"] = json!([{ "id": "m", "model_id": model_id }]);
-    named["prompts"] = json!([{ "id": "plain", "prompt_id": first.rows[0].prompt_id }]);
-    let third = fixture::enqueued(&client, &named).await;
+    let mut by_id = fixture::run();
+    by_id["models"] = json!([{ "id": "m", "model_id": model_id }]);
+    by_id["prompts"] = json!([{ "id": "plain", "prompt_id": first.rows[0].prompt_id }]);
+    let third = fixture::enqueued(&client, &by_id).await;
     assert_eq!(third.rows[0].required_vram_gb, first.rows[0].required_vram_gb);
     assert_eq!(third.rows[0].quantizations, first.rows[0].quantizations);
     assert_eq!(count(&client, "queue_lanes WHERE lane_id <> 0").await, 1);
 }
 
 #[tokio::test]
-async fn a_model_that_the_harness_wrote_down_is_found_by_its_hash() {
+async fn a_model_inserted_by_the_harness_is_found_by_its_hash() {
     let database = Database::create().await;
     let client = database.client().await;
-    let theirs = Uuid::new_v4();
+    let model_id = Uuid::new_v4();
     client
-        .execute("INSERT INTO models (model_id, name, model_hash) VALUES ($1, 'x', 'sha256:m')", &[&theirs])
+        .execute("INSERT INTO models (model_id, name, model_hash) VALUES ($1, 'x', 'sha256:m')", &[&model_id])
         .await
         .unwrap();
     fixture::enqueued(&client, &fixture::run()).await;
     let models: String = client.query_one("SELECT models::text FROM queue_jobs", &[]).await.unwrap().get(0);
-    assert!(models.contains(&theirs.to_string()), "{models}");
+    assert!(models.contains(&model_id.to_string()), "{models}");
     assert_eq!(count(&client, "models").await, 1);
 }
 
-/// ⌈parameters × bytes × 1.15⌉, in decimals: a float's last digit must not ask for a bigger card.
+/// Required GB = ⌈parameters × bytes × 1.15⌉, computed in `numeric`: a rounding error of floats could raise the
+/// ceiling by 1 GB and exclude a card that is large enough.
 #[tokio::test]
-async fn the_lane_is_what_all_models_need() {
+async fn the_lane_is_the_maximum_vram_and_all_quantizations_of_the_models() {
     let database = Database::create().await;
     let client = database.client().await;
     for (models, vram_gb, quantizations) in [
@@ -333,7 +334,7 @@ async fn the_lane_is_what_all_models_need() {
 }
 
 #[tokio::test]
-async fn tasks_and_config_are_handed_on_byte_for_byte() {
+async fn a_claimed_job_has_tasks_and_config_byte_for_byte() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -351,7 +352,7 @@ async fn tasks_and_config_are_handed_on_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_run_split_by_prompt_is_a_row_and_a_job_for_each() {
+async fn a_run_split_by_prompt_has_one_row_and_one_job_per_prompt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;

@@ -1,4 +1,4 @@
-//! Listing the queue, page by page.
+//! Tests of listing the queue's rows.
 
 use bakeoff_core::Error;
 use bakeoff_core::runs::listing::list;
@@ -7,11 +7,11 @@ use bakeoff_testkit::fixture;
 use uuid::Uuid;
 
 #[tokio::test]
-async fn the_listing_comes_newest_first_in_pages_that_miss_and_repeat_nothing() {
+async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    // Rows of a split run were made at the same instant: the id decides.
+    // The rows of a split run have the same created_at; queue_id breaks the tie.
     fixture::split_run(&client).await;
     fixture::split_run(&client).await;
     let newest = fixture::enqueued(&client, &fixture::run()).await.rows[0].queue_id;
@@ -26,7 +26,7 @@ async fn the_listing_comes_newest_first_in_pages_that_miss_and_repeat_nothing() 
         if cursor.is_none() {
             break;
         }
-        // Enqueued while the list is being read: it comes before the first page.
+        // A row enqueued between two pages belongs before the first page and must not appear.
         fixture::enqueued(&client, &fixture::run()).await;
     }
     assert_eq!(rows.len(), 7);

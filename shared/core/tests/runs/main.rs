@@ -1,4 +1,4 @@
-//! An admin's operations on runs, against a real PostgreSQL.
+//! Tests of the operations on runs against a real PostgreSQL.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Putting a failed or cancelled run back in the queue.
+//! Tests of requeueing a failed or cancelled run.
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::heartbeat::{Directive, HeartbeatRequest, heartbeat};
@@ -18,7 +18,7 @@ async fn directive(client: &Client, runner: &Runner, run_id: Uuid, claim_id: Uui
 }
 
 #[tokio::test]
-async fn a_requeue_gives_what_ended_without_a_result_a_fresh_start() {
+async fn requeue_makes_failed_and_cancelled_rows_claimable_with_no_attempts_counted() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -35,20 +35,20 @@ async fn a_requeue_gives_what_ended_without_a_result_a_fresh_start() {
 
     let requeued = requeue(&client, &fixture::admin(), run_id, Some("once more")).await.unwrap();
     assert_eq!((requeued.run_id, requeued.rows_requeued), (run_id, 3));
-    // The runner of the cancelled row may not have heard yet.
+    // The runner of the cancelled row may not have sent a heartbeat since the cancel.
     assert_eq!(directive(&client, &runner, run_id, held.claim_id).await, Directive::Cancel);
     for _ in 0..3 {
         let job = fixture::claimed(&client, &runner).await;
         assert_eq!((job.attempt, job.run_id), (1, run_id));
         assert_ne!(job.claim_id, held.claim_id);
     }
-    // Live rows are left alone.
+    // Live rows are not requeued.
     assert_eq!(requeue(&client, &fixture::admin(), run_id, None).await.unwrap().rows_requeued, 0);
     assert_eq!(fixture::statuses(&client, run_id).await, ["CLAIMED", "CLAIMED", "CLAIMED"]);
 }
 
 #[tokio::test]
-async fn a_requeue_of_a_row_that_waits_brings_it_forward() {
+async fn requeue_makes_a_deferred_row_claimable_at_once() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -67,9 +67,9 @@ async fn a_requeue_of_a_row_that_waits_brings_it_forward() {
     assert!(matches!(unknown, Err(Error::RunNotFound)), "{unknown:?}");
 }
 
-/// The claim lapsed before the requeue: its result is as welcome as ever.
+/// T1: the claim lapses. T2: an admin requeues the row. T3: the first runner submits its result.
 #[tokio::test]
-async fn a_late_result_still_counts_after_a_requeue() {
+async fn a_late_result_is_accepted_after_a_requeue() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
