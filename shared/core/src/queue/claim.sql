@@ -1,33 +1,11 @@
--- What happens on claim.
+-- Claims a row: one call, one round trip, one commit.
 --
--- One call, one round trip, one commit. A PL/pgSQL function keeps its plans in the backend, where one
--- long unnamed statement would be planned anew each time (about twice the server CPU).
+-- The protocol, its invariant and its races are explained in claim.md. The statements here refer to its terms:
+-- class, position, cursor, reset, walk, merge.
 --
--- A place in the order of claiming is (priority, created_at, lane_id). From the place where what a runner can
--- take begins, a claim walks over at most 100 ready rows and takes the first that fits and that nobody else
--- has locked: exact. If there is none it jumps to the first ready row that fits behind those, by comparing the
--- heads of the lanes that fit, and walks on from there. So rows that do not fit are stepped over 100 at most,
--- however many they are.
---
--- Where to begin is remembered for each class of runners, the mark (V3__class_marks.sql). Without it every claim
--- would have to jump over what stands ahead and does not fit, and would walk over every dead entry that an old
--- snapshot elsewhere keeps in the index: 50,000 of them take a claim from 0.4 to 12 ms.
---
--- It is safe because a lock has two sides. Who makes a row ready holds it shared until the commit, and notes
--- in claim_cursor_resets a row that stands before a mark (queue_reset_claim_cursors). Who raises a mark holds it alone, so
--- that no row is on its way unseen, and looks only then (queue_advance_claim_cursor). Notes are inserts, because two
--- that lower the same mark must not wait for each other's commit.
---
--- The planner's settings are part of it: a plan is made once a connection, perhaps while the table is empty
--- or was never analysed, and must not turn a walk into a sort of what is there an hour later.
---
--- Rejected, medians of one claim with the first N rows not fitting (floor 0.3 to 0.4 ms):
---   the schema's own index, the filter in the query: 2.0 ms at 10k, 334 ms at 1M, 1,348 ms at 3M;
---   the head of every fitting lane each time, 12,000 lanes: 4.0 to 4.4 ms;
---   a mark for each lane, heads asked in the order of the marks: 1.1 to 1.6 ms with 500 lanes, 9 ms with
---     12,000, and eight claimers hindered each other (7 to 10 ms);
---   five partial indexes by quantization and VRAM tier: 0.79 to 0.85 ms, for twice the writes;
---   a narrow table of ready rows: as flat, 35 to 55% more CPU a cycle.
+-- PL/pgSQL keeps its plans in the backend; the same work as one unnamed statement takes twice the server CPU.
+-- The planner settings of each function are part of the protocol: a kept plan may date from an empty or
+-- never analysed table, and must still read the indexes in order an hour later.
 CREATE OR REPLACE FUNCTION queue_claim(
     p_runner_id     text,
     p_key_id        text,
@@ -59,19 +37,19 @@ DECLARE
     v_fit  record;
     v_from record; -- a position in the order
     v_row  record;
-    v_most integer;
+    v_limit integer;
 BEGIN
     server_time := now();
 
-    -- Shared by all claims of the key, taken alone by its revocation (revoke.sql): without it a claim
-    -- that read the allowlist just before the revocation could commit just after, and keep its job.
-    -- In an expression, because a statement of its own costs a tenth of a claim.
+    -- Shared by all claims of a key, exclusive in its revocation (revoke.sql). Without it: T1 (claim) reads the
+    -- allowlist; T2 revokes the key, returns its jobs and commits; T1 commits and keeps its job. In an IF,
+    -- because a statement of its own costs a tenth of a claim.
     IF pg_advisory_xact_lock_shared(hashtextextended(p_key_id, 0)) IS NULL THEN
         RETURN; -- Never: void is not null.
     END IF;
-    -- Whatever else is to be known before: one statement instead of seven.
+    -- Reads everything the claim needs in one statement: seven separate ones cost 0.1 ms.
     SELECT can.*, position.*,
-           -- Often enough that few dead entries gather behind the mark, and seldom enough to cost nothing.
+           -- 200 ms: few dead index entries gather behind the cursor, and advancing it costs nothing measurable.
            cursor.advanced_at IS NULL OR cursor.advanced_at < now() - interval '200 ms' AS may_advance
       INTO v_fit
       FROM (SELECT coalesce(floor(least(coalesce(p_vram_gb, r.vram_gb), 2147483647))::integer, -1) AS vram_gb,
@@ -108,7 +86,7 @@ BEGIN
     END IF;
 
     IF p_claim_id IS NOT NULL THEN
-        -- The same request sent twice at once must not claim two rows.
+        -- The same request sent twice at the same time must not claim two rows.
         PERFORM pg_advisory_xact_lock(hashtextextended(p_claim_id::text, 0));
         SELECT q.claimed_by, q.status, q.run_id, q.queue_id, q.claim_id, q.attempt_count, q.max_attempts,
                q.priority, q.lease_expires_at, q.prompt_id
@@ -133,13 +111,13 @@ BEGIN
     END IF;
 
     IF outcome IS NULL THEN
-        -- A poll is not worth a write each time.
+        -- Skips the update if the runner was seen in the last 15 s: an idle poll should not write.
         IF v_fit.recently_seen IS NOT TRUE THEN
             UPDATE runners r SET last_heartbeat = now(), status = 'ACTIVE' WHERE r.runner_id = p_runner_id;
         END IF;
 
-        -- Rows whose `retry_after` has passed step back into the ready order: few, for a claim pays for
-        -- it (sixteen cost 3 ms); the reaper brings back the bulk.
+        -- Makes rows ready whose retry_after has passed: 4 at most, because the claim pays for them (16 cost
+        -- 3 ms). The reaper does the rest.
         v_from := v_fit;
         IF v_fit.has_due_rows THEN
             WITH back AS (
@@ -161,7 +139,8 @@ BEGIN
              LIMIT 1;
         END IF;
 
-        -- Not before here: who raises a mark holds up whoever makes a row ready, and must wait for nobody.
+        -- Not earlier: the cursor lock, held until the commit, blocks every transaction that makes a row ready,
+        -- so nothing after it may wait.
         IF v_fit.may_advance THEN
             SELECT * INTO v_row FROM queue_advance_claim_cursor(v_fit.vram_gb, v_fit.quantization_ids);
             IF v_row.priority IS NOT NULL THEN
@@ -169,39 +148,53 @@ BEGIN
             END IF;
         END IF;
 
-        -- Longer walks come into it only while other claimers hold all that fits in the shorter ones.
-        FOREACH v_most IN ARRAY ARRAY[100, 1000, 10000, 100000, 1000000] LOOP
-            -- One candidate is locked at a time, in order, and only the one that is taken.
-            SELECT q.ctid AS tid
-              INTO v_row
-              FROM (SELECT r.ctid AS tid, r.lane_id
-                      FROM run_queue r
-                     WHERE r.status = 'PENDING' AND r.retry_after IS NULL
-                       AND (r.priority, r.created_at, r.lane_id)
-                           >= (v_from.priority, v_from.created_at, v_from.lane_id)
-                     ORDER BY r.priority, r.created_at, r.lane_id
-                     LIMIT v_most) walk
-              JOIN LATERAL (SELECT FROM queue_lanes l
-                             WHERE l.lane_id = walk.lane_id AND l.required_vram_gb <= v_fit.vram_gb
-                               AND l.quantization_ids <@ v_fit.quantization_ids OFFSET 0) fits ON true
-              JOIN LATERAL (SELECT r.ctid
-                              FROM run_queue r
-                             WHERE r.ctid = walk.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
-                               FOR UPDATE SKIP LOCKED) q ON true
-             LIMIT 1;
-            EXIT WHEN FOUND;
+        -- Walk the claim order. One candidate is locked at a time, in order, and only the one that is taken.
+        SELECT q.ctid AS tid
+          INTO v_row
+          FROM (SELECT r.ctid AS tid, r.lane_id
+                  FROM run_queue r
+                 WHERE r.status = 'PENDING' AND r.retry_after IS NULL
+                   AND (r.priority, r.created_at, r.lane_id)
+                       >= (v_from.priority, v_from.created_at, v_from.lane_id)
+                 ORDER BY r.priority, r.created_at, r.lane_id
+                 LIMIT 100) walk
+          JOIN LATERAL (SELECT FROM queue_lanes l
+                         WHERE l.lane_id = walk.lane_id AND l.required_vram_gb <= v_fit.vram_gb
+                           AND l.quantization_ids <@ v_fit.quantization_ids OFFSET 0) fits ON true
+          JOIN LATERAL (SELECT r.ctid
+                          FROM run_queue r
+                         WHERE r.ctid = walk.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
+                           FOR UPDATE SKIP LOCKED) q ON true
+         LIMIT 1;
+        IF NOT FOUND THEN
             SELECT r.priority, r.created_at, r.lane_id
               INTO v_from
               FROM run_queue r
              WHERE r.status = 'PENDING' AND r.retry_after IS NULL
                AND (r.priority, r.created_at, r.lane_id) >= (v_from.priority, v_from.created_at, v_from.lane_id)
              ORDER BY r.priority, r.created_at, r.lane_id
-            OFFSET v_most - 1 LIMIT 1;
-            EXIT WHEN NOT FOUND;
-            SELECT * INTO v_from
-              FROM queue_next_ready(v_fit.vram_gb, v_fit.quantization_ids,
-                                    v_from.priority, v_from.created_at, v_from.lane_id);
-            EXIT WHEN NOT FOUND;
+            OFFSET 99 LIMIT 1;
+            v_limit := CASE WHEN FOUND THEN 64 END; -- Null: the walk reached the end of the order.
+        END IF;
+        -- Merge the fitting lanes behind the walk: 64 rows, then 512, and so on, while other claims lock them all.
+        WHILE v_limit IS NOT NULL LOOP
+            WITH merged AS MATERIALIZED (
+                SELECT m.tid
+                  FROM queue_merge_lanes(v_fit.vram_gb, v_fit.quantization_ids, v_from.priority,
+                                         v_from.created_at, v_from.lane_id, v_limit) m)
+            SELECT q.ctid AS tid, CASE WHEN merged_rows.count = v_limit THEN v_limit * 8 END AS next_limit
+              INTO v_row
+              FROM (SELECT count(*) FROM merged) merged_rows
+              LEFT JOIN LATERAL (SELECT q.ctid
+                                   FROM merged
+                                   JOIN LATERAL (SELECT r.ctid
+                                                   FROM run_queue r
+                                                  WHERE r.ctid = merged.tid AND r.status = 'PENDING'
+                                                    AND r.retry_after IS NULL
+                                                    FOR UPDATE SKIP LOCKED) q ON true
+                                  LIMIT 1) q ON true;
+            EXIT WHEN v_row.tid IS NOT NULL;
+            v_limit := v_row.next_limit;
         END LOOP;
 
         IF v_row.tid IS NULL THEN
@@ -233,7 +226,7 @@ BEGIN
       FROM queue_jobs j
      WHERE j.queue_id = v_row.queue_id;
     IF NOT FOUND THEN
-        -- Inserted by a foreign tool: it says which prompt, and nothing else.
+        -- A foreign tool inserted the row: it names a prompt and nothing else.
         models := '[]';
         tasks := '[]';
         config := '{}';
@@ -245,40 +238,63 @@ BEGIN
     END IF;
 END $$;
 
--- The first ready row, at this place or behind it, that such a runner can take: the best of the heads of the
--- lanes that fit. Runs within the functions here, and is planned under their settings.
-CREATE OR REPLACE FUNCTION queue_next_ready(
+-- Returns the first p_limit ready rows at or behind a position that a class can take, in the claim order: a merge
+-- of the fitting lanes. Called by the functions here, and planned under their settings.
+--
+-- Cost: an index descent per fitting lane, and the rows returned. The heads of the lanes (of every 64 rows asked
+-- for, one head) bound what else is read: the p_limit-th head is at or behind the p_limit-th row of the merge.
+CREATE OR REPLACE FUNCTION queue_merge_lanes(
     p_vram_gb          integer,
     p_quantization_ids integer[],
     p_priority         integer,
     p_created_at       timestamptz,
-    p_lane_id          integer
-) RETURNS TABLE (priority integer, created_at timestamptz, lane_id integer) LANGUAGE plpgsql AS $$
+    p_lane_id          integer,
+    p_limit            integer
+) RETURNS TABLE (tid tid, priority integer, created_at timestamptz, lane_id integer) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT head.priority, head.created_at, l.lane_id
-      FROM queue_lanes l
-      JOIN LATERAL (SELECT r.priority, r.created_at
+    WITH head AS MATERIALIZED (
+        SELECT l.lane_id, l.first_at, r.priority, r.created_at
+          FROM (SELECT l.lane_id,
+                       -- Of rows with one priority and time, those in the lanes before stand before the position.
+                       CASE WHEN l.lane_id >= p_lane_id THEN p_created_at
+                            ELSE p_created_at + interval '1 us' END AS first_at
+                  FROM queue_lanes l
+                 WHERE l.required_vram_gb <= p_vram_gb AND l.quantization_ids <@ p_quantization_ids) l
+          JOIN LATERAL (SELECT r.priority, r.created_at
+                          FROM run_queue r
+                         WHERE (r.lane_id, r.priority, r.created_at) >= (l.lane_id, p_priority, l.first_at)
+                           -- A range, and the order of its index: no planner, however wrong its statistics,
+                           -- can read anything else.
+                           AND r.lane_id <= l.lane_id
+                           AND r.status = 'PENDING' AND r.retry_after IS NULL
+                         ORDER BY r.lane_id, r.priority, r.created_at
+                         LIMIT (p_limit + 63) / 64) r ON true
+    ), bound AS MATERIALIZED (
+        (SELECT h.priority, h.created_at, h.lane_id FROM head h
+          ORDER BY h.priority, h.created_at, h.lane_id OFFSET p_limit - 1 LIMIT 1)
+         UNION ALL
+        SELECT 2147483647, 'infinity', 2147483647
+         ORDER BY priority, created_at, lane_id LIMIT 1
+    )
+    SELECT r.tid, r.priority, r.created_at, r.lane_id
+      FROM (SELECT DISTINCT h.lane_id, h.first_at, bound.priority, bound.created_at
+              FROM head h JOIN bound ON (h.priority, h.created_at, h.lane_id)
+                                        <= (bound.priority, bound.created_at, bound.lane_id)) l
+      JOIN LATERAL (SELECT r.ctid AS tid, r.priority, r.created_at, r.lane_id
                       FROM run_queue r
-                     WHERE (r.lane_id, r.priority, r.created_at)
-                           -- Of rows enqueued at one time, those in the lanes before stand before the place.
-                           >= (l.lane_id, p_priority, CASE WHEN l.lane_id >= p_lane_id THEN p_created_at
-                                                           ELSE p_created_at + interval '1 us' END)
-                       -- A range, and the order of its index: no planner, however wrong its statistics, can
-                       -- read anything else.
-                       AND r.lane_id <= l.lane_id
+                     WHERE (r.lane_id, r.priority, r.created_at) >= (l.lane_id, p_priority, l.first_at)
+                       AND (r.lane_id, r.priority, r.created_at) <= (l.lane_id, l.priority, l.created_at)
                        AND r.status = 'PENDING' AND r.retry_after IS NULL
                      ORDER BY r.lane_id, r.priority, r.created_at
-                     LIMIT 1) head ON true
-     WHERE l.required_vram_gb <= p_vram_gb AND l.quantization_ids <@ p_quantization_ids
-     ORDER BY head.priority, head.created_at, l.lane_id
-     LIMIT 1;
+                     LIMIT p_limit) r ON true
+     ORDER BY r.priority, r.created_at, r.lane_id
+     LIMIT p_limit;
 END $$;
 
--- Takes in what was noted as lowered, and moves the mark of a class up to the first ready row that it can take;
--- says where that is, or nothing if it may not. Only who is alone may: a row on its way, uncommitted, cannot be
--- seen, and would be lost before the mark. Nobody waits for that: another will do it.
+-- Folds all resets into the cursors, advances the cursor of a class to the first ready row that it can take, and
+-- returns that position. Returns null without the cursor lock, which it only tries to get: a later claim advances.
 CREATE OR REPLACE FUNCTION queue_advance_claim_cursor(
     p_vram_gb          integer,
     p_quantization_ids integer[],
@@ -292,7 +308,9 @@ AS $$
 DECLARE
     v_cursor record;
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('claim_cursors', 0)) THEN
+    -- A snapshot from before the lock would not show the rows that became ready in between.
+    IF current_setting('transaction_isolation') <> 'read committed'
+       OR NOT pg_try_advisory_xact_lock(hashtextextended('claim_cursors', 0)) THEN
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM claim_cursor_resets) THEN
@@ -330,11 +348,11 @@ BEGIN
     IF NOT FOUND THEN
         SELECT next.priority, next.created_at, next.lane_id
           INTO priority, created_at, lane_id
-          FROM queue_next_ready(p_vram_gb, p_quantization_ids,
-                                v_cursor.priority, v_cursor.created_at, v_cursor.lane_id) next;
+          FROM queue_merge_lanes(p_vram_gb, p_quantization_ids,
+                                 v_cursor.priority, v_cursor.created_at, v_cursor.lane_id, 1) next;
     END IF;
     IF NOT FOUND THEN
-        -- The end of the order: whatever comes is noted.
+        -- The end of the order: every row that becomes ready from now on makes a reset.
         priority := 2147483647;
         created_at := 'infinity';
         lane_id := 2147483647;
@@ -346,12 +364,12 @@ BEGIN
            advanced_at = excluded.advanced_at;
 END $$;
 
--- Called by the triggers of run_queue for each row that becomes ready (V2__queue.sql).
+-- Makes a reset for a row that became ready before a cursor. Called by the triggers of run_queue (V2__queue.sql).
 CREATE OR REPLACE FUNCTION queue_reset_claim_cursors(p_lane_id integer, p_priority integer, p_created_at timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    -- The next statement sees every mark raised before this lock was got: unless its snapshot is older,
-    -- and then the note is made in any case.
+    -- The INSERT sees every cursor that was advanced before this lock was granted, unless the snapshot is older
+    -- (repeatable read, serializable): then the reset is made in any case.
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('claim_cursors', 0));
     INSERT INTO claim_cursor_resets (lane_id, priority, created_at)
     SELECT p_lane_id, p_priority, p_created_at

@@ -1,4 +1,4 @@
-//! The order of claims against a plain `ORDER BY`, and that no row is lost behind a mark.
+//! The order of claims against a plain `ORDER BY`, and that no row is lost behind a claim cursor (`claim.md`).
 
 use bakeoff_core::queue::claim::{ClaimRequest, claim};
 use bakeoff_core::queue::release::{ReleaseRequest, release};
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-/// What a claim must find: every row held against the runner, the whole order sorted.
+/// Compares every row with the runner and sorts them all: what a claim must find.
 const BRUTE_FORCE: &str = "
     SELECT q.queue_id
       FROM run_queue q JOIN queue_lanes l USING (lane_id)
@@ -47,8 +47,8 @@ async fn random_queue(client: &Client, rows: i32) {
         .unwrap();
 }
 
-/// Rows enqueued at one time stand in the order of their lanes, and thousands of them that do not fit hide
-/// none that does, wherever its lane stands among them.
+/// Rows of one priority and time are claimed in the order of their lanes, and none that fits is missed among
+/// the 1,200 that do not, wherever its lane stands among theirs.
 #[tokio::test]
 async fn rows_of_one_time_hide_none_of_another_lane() {
     let database = Database::create().await;
@@ -67,10 +67,10 @@ async fn rows_of_one_time_hide_none_of_another_lane() {
                     WHERE priority = 1 AND status = 'PENDING' AND quantization_ids = '{1}'";
     let mut lanes_in_order = Vec::new();
     for left in (0..600_i64).rev() {
-        // Without marks, with marks as claims raise them, and with marks as high as can be.
+        // Without cursors, with cursors as claims advance them, and with cursors advanced at once.
         match left % 7 {
             0 => client.batch_execute("DELETE FROM claim_cursors").await.unwrap(),
-            3 => raise_marks(&client).await,
+            3 => advance_cursors(&client).await,
             _ => {}
         }
         let job =
@@ -84,7 +84,41 @@ async fn rows_of_one_time_hide_none_of_another_lane() {
     assert!(lanes_in_order.is_sorted(), "{lanes_in_order:?}");
 }
 
-/// The names of some of the first six quantizations, and some VRAM, by the bits of a number.
+/// A transaction with one snapshot for all its statements must neither advance a cursor past a row that became
+/// ready after that snapshot, nor make a row ready behind a cursor that its snapshot does not show.
+#[tokio::test]
+async fn a_cursor_never_passes_a_row_that_a_snapshot_does_not_show() {
+    const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM runners";
+    let database = Database::create().await;
+    let (client, other) = (database.client().await, database.client().await);
+    let runner = fixture::runner(&client, "bench").await;
+    let pattern = fixture::enqueued(&client, &fixture::undemanding_run()).await;
+    assert_eq!(fixture::claimed(&client, &runner).await.run_id, pattern.run_id);
+    let insert = "INSERT INTO run_queue (run_id, prompt_id, created_at)
+                  SELECT run_id, prompt_id, created_at - interval '1 day' FROM run_queue LIMIT 1";
+
+    // T1 takes its snapshot, T2 inserts a row and commits, T1 tries to advance.
+    client.batch_execute("DELETE FROM claim_cursors; DELETE FROM claim_cursor_resets").await.unwrap();
+    client.batch_execute("INSERT INTO claim_cursors VALUES (24, '{}', -1, '-infinity', 0)").await.unwrap();
+    other.batch_execute(SNAPSHOT).await.unwrap();
+    client.batch_execute(insert).await.unwrap();
+    advance_cursors(&other).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let passed = "SELECT EXISTS (SELECT FROM claim_cursors WHERE priority > -1)";
+    assert!(!client.query_one(passed, &[]).await.unwrap().get::<_, bool>(0));
+
+    // T1 takes its snapshot, T2 advances to the end of the order and commits, T1 inserts a row.
+    fixture::claimed(&client, &runner).await;
+    client.batch_execute("DELETE FROM claim_cursors WHERE vram_gb <> 24").await.unwrap();
+    other.batch_execute(SNAPSHOT).await.unwrap();
+    advance_cursors(&client).await;
+    assert!(client.query_one(passed, &[]).await.unwrap().get::<_, bool>(0));
+    other.batch_execute(insert).await.unwrap();
+    other.batch_execute("COMMIT").await.unwrap();
+    fixture::claimed(&client, &runner).await;
+}
+
+/// Derives a class from a number: its bits choose among six quantizations.
 async fn capabilities(client: &Client, seed: u32) -> Capabilities {
     let served: Vec<i32> = (0..6).filter(|bit| seed >> bit & 1 == 1).map(|bit| bit + 1).collect();
     let names = "SELECT name FROM quantization_methods WHERE quantization_id = ANY ($1)";
@@ -116,7 +150,7 @@ async fn every_claim_takes_what_a_sort_of_all_rows_finds_first() {
         found += usize::from(job.is_some());
         disturb(&client, &runner, seed, job.map(|job| (job.run_id, job.claim_id))).await;
     }
-    // Neither side of the comparison was idle.
+    // Both outcomes occurred often.
     assert!((100..639).contains(&found), "{found} claims found a row");
 }
 
@@ -126,10 +160,10 @@ fn ceiling(vram_gb: f64) -> i32 {
     vram_gb as i32
 }
 
-/// Now and then marks are raised, a job comes back, and a row comes in before all others.
+/// From time to time advances the cursors, releases a job, or inserts a row before all others.
 async fn disturb(client: &Client, runner: &Runner, seed: u32, job: Option<(Uuid, Uuid)>) {
     if seed.is_multiple_of(9) {
-        raise_marks(client).await;
+        advance_cursors(client).await;
     }
     if let Some((run_id, claim_id)) = job.filter(|_| seed.is_multiple_of(5)) {
         let request = ReleaseRequest { claim_id, failure: None };
@@ -143,16 +177,17 @@ async fn disturb(client: &Client, runner: &Runner, seed: u32, job: Option<(Uuid,
     }
 }
 
-/// As claims and the reaper do it.
-async fn raise_marks(client: &Client) {
-    let raise = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
-    client.query(raise, &[]).await.unwrap();
+/// Advances every cursor, as claims do.
+async fn advance_cursors(client: &Client) {
+    let advance = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
+    client.query(advance, &[]).await.unwrap();
 }
 
-/// Rows come in before, between and behind, some from transactions that stay open for a while, jobs are
-/// handed back, marks are raised all the time, and every row is still claimed once and none is left.
+/// Four producers insert rows before, between and behind those in the queue, in transactions of several
+/// statements, some rolled back; six claimers release every fifth job; cursors are advanced all the time. Every
+/// row is claimed once, and none is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn no_row_is_lost_behind_a_mark() {
+async fn no_row_is_lost_behind_a_cursor() {
     const ENQUEUERS: i32 = 4;
     const ROUNDS: i32 = 30;
     let database = Database::create().await;
@@ -189,28 +224,28 @@ async fn no_row_is_lost_behind_a_mark() {
         let enqueueing = Arc::clone(&enqueueing);
         others.spawn(async move { claim_until_empty(&client, &runner, &enqueueing).await });
     }
-    let raising = {
+    let advancing = {
         let (client, enqueueing) = (database.client().await, Arc::clone(&enqueueing));
         tokio::spawn(async move {
             while enqueueing.load(Ordering::Relaxed) {
-                raise_marks(&client).await;
+                advance_cursors(&client).await;
             }
         })
     };
     enqueuers.join_all().await;
     enqueueing.store(false, Ordering::Relaxed);
-    raising.await.unwrap();
+    advancing.await.unwrap();
     let claimed: Vec<Uuid> = others.join_all().await.into_iter().flatten().collect();
 
     let distinct: HashSet<&Uuid> = claimed.iter().collect();
     assert_eq!(claimed.len(), distinct.len());
     let left = "SELECT count(*) FILTER (WHERE status = 'PENDING'), count(*) FROM run_queue";
     let row = client.query_one(left, &[]).await.unwrap();
-    assert_eq!(row.get::<_, i64>(0), 0, "rows are left that somebody could take");
+    assert_eq!(row.get::<_, i64>(0), 0, "ready rows are left");
     assert_eq!(row.get::<_, i64>(1), i64::try_from(claimed.len()).unwrap());
 }
 
-/// Claims, and hands every fifth job back, until no more come and nothing is left.
+/// Claims, and releases every fifth job, until the producers have ended and the queue is empty.
 async fn claim_until_empty(client: &Client, runner: &Runner, enqueueing: &AtomicBool) -> Vec<Uuid> {
     let mut kept = Vec::new();
     for turn in 1.. {

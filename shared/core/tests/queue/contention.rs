@@ -219,3 +219,82 @@ async fn steering_from_all_sides_at_once_never_deadlocks() {
         assert_eq!(clients[0].query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
     }
 }
+
+/// One row in 500 fits, and other claims hold the first 40 of them: the claim takes the 41st, and reads no
+/// more of the queue than the rows that fit and one walk. A claim that instead walked on over the rows that do
+/// not fit would read 20,000.
+#[tokio::test]
+async fn sparse_rows_that_others_hold_are_stepped_over_without_those_that_do_not_fit() {
+    let database = Database::create().await;
+    let (client, holder) = (database.client().await, database.client().await);
+    let runner = fixture::runner(&client, "bench").await;
+    sparse_rows(&client, 25_000).await;
+    let fitting = "SELECT queue_id FROM run_queue WHERE lane_id < 100 AND status = 'PENDING'
+                    ORDER BY priority, created_at, lane_id";
+    let fitting: Vec<Uuid> = client.query(fitting, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(fitting.len(), 50);
+    holder.batch_execute("BEGIN").await.unwrap();
+    let hold = "SELECT FROM run_queue WHERE queue_id = ANY ($1) FOR UPDATE";
+    holder.query(hold, &[&&fitting[..40]]).await.unwrap();
+
+    for expected in &fitting[40..] {
+        client.batch_execute("BEGIN").await.unwrap();
+        let before = rows_read(&client).await;
+        let job = fixture::claimed(&client, &runner).await;
+        assert_eq!(job.queue_id, *expected);
+        let read = rows_read(&client).await - before;
+        assert!(read < 1_000, "the claim read {read} rows");
+        client.batch_execute("COMMIT").await.unwrap();
+    }
+    let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap();
+    assert!(none.is_none(), "{none:?}");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(fixture::claimed(&client, &runner).await.queue_id, fitting[0]);
+}
+
+/// However many rows are locked ahead, the first that is not is claimed: here behind the 700 rows that a
+/// cancel in progress holds, all with one position.
+#[tokio::test]
+async fn a_row_behind_hundreds_that_are_locked_is_claimed() {
+    let database = Database::create().await;
+    let (client, holder) = (database.client().await, database.client().await);
+    let runner = fixture::runner(&client, "bench").await;
+    let run = fixture::enqueued(&client, &fixture::undemanding_run()).await;
+    let more = "INSERT INTO run_queue (run_id, prompt_id, priority, created_at)
+                SELECT run_id, prompt_id, priority, created_at FROM run_queue, generate_series(2, 700)";
+    client.batch_execute(more).await.unwrap();
+    let last = fixture::enqueued(&client, &fixture::run()).await.run_id;
+    holder.batch_execute("BEGIN").await.unwrap();
+    cancel(&holder, &fixture::admin(), run.run_id, None).await.unwrap();
+
+    assert_eq!(fixture::claimed(&client, &runner).await.run_id, last);
+    let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap();
+    assert!(none.is_none(), "{none:?}");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(fixture::claimed(&client, &runner).await.run_id, run.run_id);
+}
+
+/// Rows of which one in 500 fits the fixture's runner: in lanes 1 to 5, the others in lane 100.
+async fn sparse_rows(client: &Client, rows: i32) {
+    let pattern = &fixture::enqueued(client, &fixture::undemanding_run()).await.rows[0];
+    client
+        .batch_execute(
+            "INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb)
+             SELECT n, '{}'::integer[], n FROM generate_series(1, 5) n UNION ALL SELECT 100, '{}', 80",
+        )
+        .await
+        .unwrap();
+    let insert = "INSERT INTO run_queue (run_id, prompt_id, created_at, lane_id)
+                  SELECT run_id, prompt_id, now() + n * interval '1 ms',
+                         CASE WHEN n % 500 = 499 THEN 1 + n / 500 % 5 ELSE 100 END
+                    FROM run_queue, generate_series(0, $1 - 1) n";
+    client.execute(insert, &[&rows]).await.unwrap();
+    client.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&pattern.queue_id]).await.unwrap();
+}
+
+/// Rows of the queue that this session has read by index since the server last collected its statistics, which
+/// it does between transactions.
+async fn rows_read(client: &Client) -> i64 {
+    let read = "SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'run_queue'";
+    client.query_one(read, &[]).await.unwrap().get(0)
+}
