@@ -2,7 +2,9 @@
 
 use crate::trusted_root::trusted_root;
 use bakeoff_attestation::publication::{FieldError as BundleFault, PublicationBundle};
-use bakeoff_attestation::{Attested, Bundle, Identity, Material, PublicKey, verify_keyed, verify_keyless};
+use bakeoff_attestation::{
+    Bundle, Identity, Material, PublicKey, VerifiedSignature, verify_keyed, verify_keyless,
+};
 use bakeoff_core::Error;
 use bakeoff_core::field_error::{FieldError, FieldErrors};
 use bakeoff_core::results::canonical_json::CanonicalJson;
@@ -46,23 +48,23 @@ pub(crate) async fn verify<'a>(
 ) -> Result<VerifiedSubmission<'a>> {
     let bundle = Bundle::parse(files.signature()).map_err(|why| invalid(&why))?;
     let root = trusted_root(app).await?;
-    let (attested, signer) = match bundle.material() {
+    let (verified, signer) = match bundle.material() {
         Material::PublicKey => {
             let key = PublicKey::ed25519(runner.key().as_bytes()).map_err(|why| invalid(&why))?;
-            let attested = verify_keyed(&bundle, files.result(), &key, &root).map_err(|why| invalid(&why))?;
+            let verified = verify_keyed(&bundle, files.result(), &key, &root).map_err(|why| invalid(&why))?;
             let signer = Signer {
                 kind: SignerKind::KeyBundle,
                 name: runner.key().key_id().to_string(),
                 issuer: None,
                 key_id: None,
-                ..evidence(&attested)
+                ..evidence(&verified)
             };
-            (attested, signer)
+            (verified, signer)
         }
         Material::Certificate => {
-            let attested = verify_keyless(&bundle, files.result(), &root).map_err(|why| invalid(&why))?;
-            let signer = allowed_signer(client, &attested).await?;
-            (attested, signer)
+            let verified = verify_keyless(&bundle, files.result(), &root).map_err(|why| invalid(&why))?;
+            let signer = allowed_signer(client, &verified).await?;
+            (verified, signer)
         }
     };
     // The signature covers the bytes and not the canonical form: here is where a result that two parsers
@@ -72,11 +74,11 @@ pub(crate) async fn verify<'a>(
     let result = CanonicalJson::of(text).map_err(|why| field_error(why.to_string()))?;
     let repeated: Repeated =
         serde_json::from_str(text).map_err(|_| field_error("is not an object".into()))?;
-    let disagreements = files.disagreements(&json!(repeated));
+    let disagreements = files.differences(&json!(repeated));
     if !disagreements.is_empty() {
         return Err(refused(disagreements).into());
     }
-    Ok(VerifiedSubmission::attested(signer, attested.digest(), result, files.files().collect()))
+    Ok(VerifiedSubmission::attested(signer, verified.digest(), result, files.files().collect()))
 }
 
 fn decoded(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {
@@ -97,16 +99,16 @@ fn decoded(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<Str
 }
 
 /// The allowlist's word on a certificate's identity.
-async fn allowed_signer(client: &Object, attested: &Attested) -> Result<Signer> {
-    let identity = attested
+async fn allowed_signer(client: &Object, verified: &VerifiedSignature) -> Result<Signer> {
+    let identity = verified
         .identity()
         .ok_or_else(|| Error::Internal("a keyless bundle was verified without an identity".into()))?;
     let entries = signers(client, identity.issuer(), identity.subject()).await?;
     let entry = entries
         .into_iter()
         .find(|entry| {
-            entry.repository.as_deref().is_none_or(|repository| identity.is_of_repository(repository))
-                && entry.workflow.as_deref().is_none_or(|workflow| identity.is_of_workflow(workflow))
+            entry.repository.as_deref().is_none_or(|repository| identity.has_repository(repository))
+                && entry.workflow.as_deref().is_none_or(|workflow| identity.has_workflow(workflow))
         })
         .ok_or_else(|| Error::SignerNotAllowed(described(identity)))?;
     Ok(Signer {
@@ -114,7 +116,7 @@ async fn allowed_signer(client: &Object, attested: &Attested) -> Result<Signer> 
         name: identity.subject().to_owned(),
         issuer: Some(identity.issuer().to_owned()),
         key_id: Some(entry.key_id),
-        ..evidence(attested)
+        ..evidence(verified)
     })
 }
 
@@ -123,18 +125,18 @@ fn described(identity: &Identity) -> String {
 }
 
 /// What verification found, for the submission's row; the signer is filled in by the caller.
-fn evidence(attested: &Attested) -> Signer {
+fn evidence(verified: &VerifiedSignature) -> Signer {
     Signer {
         kind: SignerKind::KeyBundle,
         name: String::new(),
         issuer: None,
         key_id: None,
-        verified_times: attested.verified_times().to_vec(),
-        trust_root_sha256: Some(attested.trusted_root()),
+        verified_times: verified.verified_times().to_vec(),
+        trust_root_sha256: Some(verified.trusted_root()),
     }
 }
 
-fn invalid(why: &bakeoff_attestation::Refused) -> Error {
+fn invalid(why: &bakeoff_attestation::VerificationError) -> Error {
     Error::SignatureInvalid(why.to_string())
 }
 

@@ -1,7 +1,7 @@
-//! Verification of each fixture, beside `sigstore-verify` alone on the same bundle.
+//! Benchmark: verification of each fixture by this crate and by `sigstore-verify` alone.
 //!
-//! `cargo bench -p bakeoff-attestation` prints for each the median time of either, and their ratio. Both
-//! parse the bundle and both keep the prepared trusted root between calls.
+//! `cargo bench -p bakeoff-attestation` prints the median time of each and their ratio. Both parse the bundle
+//! and reuse the prepared trusted root.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -33,7 +33,7 @@ impl Case {
         })
     }
 
-    fn ours(&self, root: &TrustedRoot) -> bool {
+    fn verify_with_crate(&self, root: &TrustedRoot) -> bool {
         let Ok(bundle) = Bundle::parse(&self.bundle) else {
             return false;
         };
@@ -45,7 +45,7 @@ impl Case {
         }
     }
 
-    fn theirs(&self, verifier: &Verifier) -> bool {
+    fn verify_with_sigstore(&self, verifier: &Verifier) -> bool {
         let text = str::from_utf8(&self.bundle).unwrap_or_default();
         let Ok(bundle) = types::Bundle::from_json(text) else {
             return false;
@@ -62,13 +62,13 @@ impl Case {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // `cargo test --all-targets` runs benches too, without this argument: once is enough there.
+    // `cargo test --all-targets` also runs benches, without `--bench`; one round suffices there.
     let rounds = if env::args().any(|argument| argument == "--bench") { 301 } else { 1 };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut folders: Vec<_> =
         fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, Box<dyn Error>>>()?;
     folders.sort();
-    println!("{:48} {:>10} {:>10} {:>10} {:>6}", "", "bytes", "ours", "theirs", "ratio");
+    println!("{:48} {:>10} {:>10} {:>10} {:>6}", "", "bytes", "crate", "sigstore", "ratio");
     for folder in folders {
         let Some(case) = Case::read(&folder) else {
             continue;
@@ -76,20 +76,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         let root = TrustedRoot::parse(&case.root)?;
         let text = String::from_utf8(case.root.clone())?;
         let verifier = Verifier::new(&trust_root::TrustedRoot::from_json(&text)?)?;
-        if !case.ours(&root) {
+        if !case.verify_with_crate(&root) {
             continue;
         }
         let mut ours = Vec::new();
         let mut theirs = Vec::new();
-        // By turns, so that both meet the same frequency and neighbours.
+        // Alternates, so that CPU frequency and other load affect both alike.
         for _ in 0..rounds {
-            ours.push(time(|| case.ours(&root)));
-            theirs.push(time(|| case.theirs(&verifier)));
+            ours.push(time(|| case.verify_with_crate(&root)));
+            theirs.push(time(|| case.verify_with_sigstore(&verifier)));
         }
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let ours = median(ours);
         print!("{name:48} {:>10} {:>10.1?}", case.artifact.len(), ours);
-        if case.theirs(&verifier) {
+        if case.verify_with_sigstore(&verifier) {
             let theirs = median(theirs);
             println!(" {theirs:>10.1?} {:>6.2}", ours.as_secs_f64() / theirs.as_secs_f64());
         } else {

@@ -1,14 +1,15 @@
-//! A client for the sigstore-conformance suite, and for a look at one bundle by hand.
+//! Verifies one bundle: the client for the sigstore-conformance suite, also usable by hand.
 //!
 //! `verify-bundle verify-bundle --bundle B (--certificate-identity I --certificate-oidc-issuer O | --key PEM)
-//! [--trusted-root R] FILE_OR_DIGEST`: exit 0 if the bundle verifies; else 1, and one line says why.
+//! [--trusted-root R] FILE_OR_DIGEST` exits with 0 if the bundle verifies. Otherwise it exits with 1 and
+//! prints the reason in one line.
 
 use std::error::Error;
 use std::process::ExitCode;
 use std::{env, fs};
 
 use bakeoff_attestation::{
-    Artifact, Attested, Bundle, PublicKey, Signer, TrustedRoot, verify_keyed, verify_keyless,
+    Artifact, Bundle, PublicKey, Signer, TrustedRoot, VerifiedSignature, verify_keyed, verify_keyless,
 };
 
 const USAGE: &str = "usage: verify-bundle --bundle B \
@@ -16,8 +17,8 @@ const USAGE: &str = "usage: verify-bundle --bundle B \
 
 fn main() -> ExitCode {
     match run(env::args().skip(1)) {
-        Ok(attested) => {
-            println!("verified: {}", describe(&attested));
+        Ok(verified) => {
+            println!("verified: {}", describe(&verified));
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -67,24 +68,24 @@ impl Options {
             };
             let value = value.or_else(|| arguments.next()).ok_or(USAGE)?;
             if slot.replace(value).is_some() {
-                return Err(format!("{option} given twice"));
+                return Err(format!("{option} occurs twice; {USAGE}"));
             }
         }
         Ok(options)
     }
 }
 
-fn run(arguments: impl Iterator<Item = String>) -> Result<Attested, Box<dyn Error>> {
+fn run(arguments: impl Iterator<Item = String>) -> Result<VerifiedSignature, Box<dyn Error>> {
     let options = Options::parse(arguments)?;
     let bundle = Bundle::parse(&read(&options.bundle.ok_or(USAGE)?)?)?;
-    let supplied = match options.trusted_root {
+    let configured = match options.trusted_root {
         Some(path) => Some(TrustedRoot::parse(&read(&path)?)?),
         None => None,
     };
-    let root = supplied.as_ref().unwrap_or_else(|| TrustedRoot::embedded());
+    let root = configured.as_ref().unwrap_or_else(|| TrustedRoot::embedded());
     let artifact = options.artifact.ok_or(USAGE)?;
     let bytes;
-    let artifact = match digest(&artifact) {
+    let artifact = match parse_digest(&artifact) {
         Some(digest) => Artifact::Sha256(digest),
         None => {
             bytes = read(&artifact)?;
@@ -97,16 +98,16 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<Attested, Box<dyn Erro
             Ok(verify_keyed(&bundle, artifact, &key, root)?)
         }
         (None, Some(identity), Some(issuer)) => {
-            let attested = verify_keyless(&bundle, artifact, root)?;
-            check_identity(&attested, &identity, &issuer)?;
-            Ok(attested)
+            let verified = verify_keyless(&bundle, artifact, root)?;
+            check_identity(&verified, &identity, &issuer)?;
+            Ok(verified)
         }
         _ => Err(USAGE.into()),
     }
 }
 
-fn check_identity(attested: &Attested, identity: &str, issuer: &str) -> Result<(), String> {
-    let signer = attested.identity().ok_or("the signer is a key")?;
+fn check_identity(verified: &VerifiedSignature, identity: &str, issuer: &str) -> Result<(), String> {
+    let signer = verified.identity().ok_or("the bundle is signed with a key, not by an identity")?;
     if signer.subject() != identity {
         return Err(format!("signed by {}, not by {identity}", signer.subject()));
     }
@@ -120,8 +121,8 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{path}: {error}"))
 }
 
-/// `sha256:` and 64 hexadecimal digits; a file of that name could not be told apart.
-fn digest(text: &str) -> Option<[u8; 32]> {
+/// Parses `sha256:` and 64 hexadecimal digits. A file with such a name must be passed as `./sha256:…`.
+fn parse_digest(text: &str) -> Option<[u8; 32]> {
     let digits = text.strip_prefix("sha256:").filter(|digits| digits.len() == 64 && digits.is_ascii())?;
     let mut digest = [0; 32];
     for (index, byte) in digest.iter_mut().enumerate() {
@@ -130,11 +131,11 @@ fn digest(text: &str) -> Option<[u8; 32]> {
     Some(digest)
 }
 
-fn describe(attested: &Attested) -> String {
-    let signer = match attested.signer() {
+fn describe(verified: &VerifiedSignature) -> String {
+    let signer = match verified.signer() {
         Signer::Key(key) => format!("{key:?}"),
         Signer::Identity(identity) => format!("{} ({})", identity.subject(), identity.issuer()),
     };
-    let times: Vec<_> = attested.verified_times().iter().map(ToString::to_string).collect();
-    format!("{} by {signer}, at [{}]", attested.form().as_str(), times.join(", "))
+    let times: Vec<_> = verified.verified_times().iter().map(ToString::to_string).collect();
+    format!("{} by {signer}, at [{}]", verified.form().as_str(), times.join(", "))
 }

@@ -1,12 +1,12 @@
 use sigstore_verify::crypto::{sha256, sha384, sha512};
 use sigstore_verify::types::HashAlgorithm;
 
-/// What a bundle is said to be a signature of.
+/// The artifact whose signature is checked.
 #[derive(Debug, Clone, Copy)]
 pub enum Artifact<'a> {
-    /// The artifact itself.
+    /// The artifact's bytes.
     Bytes(&'a [u8]),
-    /// Only its SHA-256 digest. Pure Ed25519 and Ed25519ph message signatures cannot be checked from it.
+    /// The artifact's SHA-256 only. Ed25519 and Ed25519ph message signatures cannot be verified from it.
     Sha256([u8; 32]),
 }
 
@@ -16,7 +16,7 @@ impl<'a> From<&'a [u8]> for Artifact<'a> {
     }
 }
 
-/// An artifact with its SHA-256, computed once.
+/// An artifact and its SHA-256, so that the digest is computed once.
 #[derive(Clone, Copy)]
 pub(crate) struct HashedArtifact<'a> {
     bytes: Option<&'a [u8]>,
@@ -39,7 +39,8 @@ impl<'a> HashedArtifact<'a> {
         self.sha256
     }
 
-    /// The digest by `algorithm`; none where the bytes it needs are not at hand.
+    /// Returns the artifact's digest under `algorithm`, or `None` if that needs bytes the caller did not
+    /// pass.
     pub(crate) fn digest(&self, algorithm: HashAlgorithm) -> Option<Vec<u8>> {
         match algorithm {
             HashAlgorithm::Sha2256 => Some(self.sha256.to_vec()),
@@ -48,7 +49,7 @@ impl<'a> HashedArtifact<'a> {
     }
 }
 
-/// The digest of `bytes`; none for an algorithm this crate does not know.
+/// Returns the digest of `bytes`, or `None` for an unsupported algorithm.
 pub(crate) fn digest(algorithm: HashAlgorithm, bytes: &[u8]) -> Option<Vec<u8>> {
     match algorithm {
         HashAlgorithm::Sha2256 => Some(sha256(bytes).as_bytes().to_vec()),

@@ -2,26 +2,26 @@ use serde_json::Value;
 use sigstore_verify::types::bundle::VerificationMaterialContent;
 use sigstore_verify::types::{self, SignatureContent};
 
+use crate::error::{Check, OrFail as _, VerificationError};
 use crate::json;
 use crate::limits::{
     MAX_BUNDLE_BYTES, MAX_CERTIFICATES, MAX_DEPTH, MAX_LOG_ENTRIES, MAX_PROOF_HASHES, MAX_SIGNATURES,
     MAX_TIMESTAMPS,
 };
 use crate::log_entry;
-use crate::refused::{Check, OrRefused as _, Refused};
 use crate::statement::Statement;
 
-/// What a bundle says it was signed with.
+/// The kind of verification material in a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Material {
-    /// A key the verifier must already know.
+    /// A public key, which the verifier must already know.
     PublicKey,
-    /// A certificate by Fulcio for an identity (keyless).
+    /// A Fulcio certificate for an identity (keyless signing).
     Certificate,
 }
 
 impl Material {
-    /// `public_key` or `certificate`.
+    /// Returns `public_key` or `certificate`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PublicKey => "public_key",
@@ -30,7 +30,7 @@ impl Material {
     }
 }
 
-/// What the signature in a bundle is over.
+/// The content that a bundle's signature covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// The artifact (or its digest).
@@ -40,7 +40,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// `message` or `dsse`.
+    /// Returns `message` or `dsse`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Message => "message",
@@ -51,11 +51,11 @@ impl Form {
 
 /// A well-formed Sigstore bundle, v0.1 to v0.3, within the bounds of [`crate::limits`].
 ///
-/// Nothing is verified yet. Of what a bundle says twice, both sayings agree: a field that a signature
-/// does not cover never contradicts one that it does.
+/// Nothing is verified yet. Values that a bundle states twice agree, so an unsigned field never
+/// contradicts a signed one.
 #[derive(Debug)]
 pub struct Bundle {
-    pub(crate) parsed: types::Bundle,
+    pub(crate) inner: types::Bundle,
     pub(crate) statement: Option<Statement>,
 }
 
@@ -63,51 +63,51 @@ impl Bundle {
     /// Parses the JSON form of a bundle.
     ///
     /// # Errors
-    /// [`Check::Limit`] past a bound; [`Check::Format`] for anything that is no such bundle, duplicate and
-    /// unknown members included; [`Check::LogEntry`] where a log entry contradicts itself.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Refused> {
+    /// [`Check::Limit`] if a bound is exceeded; [`Check::Format`] if the text is not such a bundle or has
+    /// duplicate or unknown members; [`Check::LogEntry`] if a log entry contradicts itself.
+    pub fn parse(bytes: &[u8]) -> Result<Self, VerificationError> {
         if bytes.len() > MAX_BUNDLE_BYTES {
-            return Err(Refused::new(
+            return Err(VerificationError::new(
                 Check::Limit,
-                format_args!("a bundle has at most {MAX_BUNDLE_BYTES} bytes"),
+                format_args!("the bundle has {} bytes; the limit is {MAX_BUNDLE_BYTES}", bytes.len()),
             ));
         }
-        let mut json = json::parse(bytes, MAX_DEPTH).or_refused(Check::Format)?;
+        let mut json = json::parse(bytes, MAX_DEPTH).or_fail(Check::Format)?;
         drop_nulls(&mut json);
         drop_empty_digest(&mut json);
         check_members(&json, &BUNDLE, "bundle")?;
         check_counts(&json)?;
         check_repetitions(&json)?;
         check_alternatives(&json)?;
-        let parsed: types::Bundle = serde_json::from_value(json).or_refused(Check::Format)?;
-        let statement = match &parsed.content {
+        let inner: types::Bundle = serde_json::from_value(json).or_fail(Check::Format)?;
+        let statement = match &inner.content {
             SignatureContent::DsseEnvelope(envelope) => Some(Statement::parse(envelope)?),
             _ => None,
         };
-        for entry in &parsed.verification_material.tlog_entries {
+        for entry in &inner.verification_material.tlog_entries {
             log_entry::check_agreement(entry)?;
         }
-        Ok(Self { parsed, statement })
+        Ok(Self { inner, statement })
     }
 
-    /// Whether a key or a certificate signed.
+    /// Returns whether the bundle holds a key or a certificate.
     pub fn material(&self) -> Material {
-        match self.parsed.verification_material.content {
+        match self.inner.verification_material.content {
             VerificationMaterialContent::PublicKey(_) => Material::PublicKey,
             _ => Material::Certificate,
         }
     }
 
-    /// Whether a message or an envelope is signed.
+    /// Returns whether the bundle signs a message or a DSSE envelope.
     pub fn form(&self) -> Form {
-        match self.parsed.content {
+        match self.inner.content {
             SignatureContent::DsseEnvelope(_) => Form::Dsse,
             _ => Form::Message,
         }
     }
 }
 
-/// In the JSON form of protocol buffers a null member is an absent one.
+/// Removes null members: protobuf JSON treats null as absent.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -119,7 +119,7 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// cosign writes an empty digest for pure Ed25519, which hashes nothing beforehand: no digest at all.
+/// Removes an empty message digest. cosign writes one for pure Ed25519, which does not pre-hash.
 fn drop_empty_digest(bundle: &mut Value) {
     let Some(signature) = bundle.pointer_mut("/messageSignature").and_then(Value::as_object_mut) else {
         return;
@@ -131,6 +131,7 @@ fn drop_empty_digest(bundle: &mut Value) {
     }
 }
 
+/// The members that a JSON value may have.
 enum Shape {
     Leaf,
     List(&'static Shape),
@@ -170,7 +171,7 @@ const MATERIAL: Shape = Object(&[
     ),
 ]);
 
-/// `dev.sigstore.bundle.v1.Bundle` of the Sigstore protobuf specifications, as JSON.
+/// The JSON form of `dev.sigstore.bundle.v1.Bundle` (Sigstore protobuf specifications).
 const BUNDLE: Shape = Object(&[
     ("mediaType", Leaf),
     ("verificationMaterial", MATERIAL),
@@ -188,30 +189,35 @@ const BUNDLE: Shape = Object(&[
     ),
 ]);
 
-/// A member nobody knows is one nobody checks: it is refused, as the reference clients do.
-fn check_members(value: &Value, shape: &Shape, name: &str) -> Result<(), Refused> {
+/// Rejects unknown members, because no check would cover them. The Sigstore reference clients reject them
+/// too.
+fn check_members(value: &Value, shape: &Shape, name: &str) -> Result<(), VerificationError> {
     match (shape, value) {
         (Object(known), Value::Object(members)) => {
             members.iter().try_for_each(|(key, member)| match known.iter().find(|(known, _)| known == key) {
                 Some((_, shape)) => check_members(member, shape, key),
-                None => Err(Refused::new(Check::Format, format_args!("unknown member {key:?} in {name}"))),
+                None => {
+                    let detail = format_args!("unknown member {key:?} in {name}; remove it");
+                    Err(VerificationError::new(Check::Format, detail))
+                }
             })
         }
         (List(shape), Value::Array(items)) => {
             items.iter().try_for_each(|item| check_members(item, shape, name))
         }
         (Leaf, Value::String(_) | Value::Number(_)) => Ok(()),
-        _ => Err(Refused::new(Check::Format, format_args!("{name} has the wrong type"))),
+        _ => Err(VerificationError::new(Check::Format, format_args!("{name} has the wrong type"))),
     }
 }
 
-fn check_counts(bundle: &Value) -> Result<(), Refused> {
-    let at_most = |pointer: &str, bound: usize| -> Result<(), Refused> {
+fn check_counts(bundle: &Value) -> Result<(), VerificationError> {
+    let at_most = |pointer: &str, bound: usize| -> Result<(), VerificationError> {
         let count = bundle.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
         if count <= bound {
             return Ok(());
         }
-        Err(Refused::new(Check::Limit, format_args!("{pointer} has at most {bound} items, not {count}")))
+        let detail = format_args!("{pointer} has {count} items; the limit is {bound}");
+        Err(VerificationError::new(Check::Limit, detail))
     };
     at_most("/verificationMaterial/x509CertificateChain/certificates", MAX_CERTIFICATES)?;
     at_most("/verificationMaterial/tlogEntries", MAX_LOG_ENTRIES)?;
@@ -222,15 +228,18 @@ fn check_counts(bundle: &Value) -> Result<(), Refused> {
     })
 }
 
-/// The same evidence twice proves no more than once, but could be counted as more.
-fn check_repetitions(bundle: &Value) -> Result<(), Refused> {
-    let distinct = |pointer: &str, same: fn(&Value, &Value) -> bool| -> Result<(), Refused> {
+/// Rejects repeated evidence: a repetition proves nothing more, but could be counted as more.
+fn check_repetitions(bundle: &Value) -> Result<(), VerificationError> {
+    let distinct = |pointer: &str, same: fn(&Value, &Value) -> bool| -> Result<(), VerificationError> {
         let items = bundle.pointer(pointer).and_then(Value::as_array);
         let items = items.map_or(&[][..], Vec::as_slice);
         let is_repeated =
             |(index, item): (usize, &Value)| items[..index].iter().any(|earlier| same(earlier, item));
         if items.iter().enumerate().any(is_repeated) {
-            return Err(Refused::new(Check::Format, format_args!("{pointer} repeats an item")));
+            return Err(VerificationError::new(
+                Check::Format,
+                format_args!("{pointer} repeats an item; send each item once"),
+            ));
         }
         Ok(())
     };
@@ -242,18 +251,21 @@ fn check_repetitions(bundle: &Value) -> Result<(), Refused> {
     })
 }
 
-/// Of alternatives exactly one: a parser that takes the first would let the other pass unread.
-fn check_alternatives(bundle: &Value) -> Result<(), Refused> {
-    let exactly_one = |parent: &str, names: &[&str]| -> Result<(), Refused> {
+/// Requires exactly one of each set of alternatives. With two, a parser that reads the first would leave
+/// the other unchecked.
+fn check_alternatives(bundle: &Value) -> Result<(), VerificationError> {
+    let exactly_one = |parent: &str, names: &[&str]| -> Result<(), VerificationError> {
         let present =
             names.iter().filter(|name| bundle.pointer(&format!("{parent}/{name}")).is_some()).count();
         if present == 1 {
             return Ok(());
         }
         let names = names.join(", ");
-        Err(Refused::new(Check::Format, format_args!("exactly one of {names} is needed, not {present}")))
+        let detail = format_args!("the bundle has {present} of {names}; exactly one is required");
+        Err(VerificationError::new(Check::Format, detail))
     };
-    // The parser below takes a bundle without a media type for v0.1, which asks for the least.
+    // The Sigstore parser reads a bundle without a media type as v0.1, the format with the fewest
+    // requirements.
     exactly_one("", &["mediaType"])?;
     exactly_one("", &["messageSignature", "dsseEnvelope"])?;
     exactly_one("/verificationMaterial", &["publicKey", "x509CertificateChain", "certificate"])

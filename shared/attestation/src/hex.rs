@@ -1,11 +1,11 @@
-//! Hexadecimal, as digests are written in manifests and log entries.
+//! Hexadecimal encoding of the digests in manifests and log entries.
 
-/// Lower-case hexadecimal.
+/// Encodes bytes as lower-case hexadecimal.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Bytes of hexadecimal text in either case; none for anything else.
+/// Decodes hexadecimal text in either case. Returns `None` for any other text.
 pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .chars()
@@ -19,7 +19,7 @@ mod tests {
     use super::{decode, encode};
 
     #[test]
-    fn round_trips_and_refuses_other_text() {
+    fn hexadecimal_round_trips_and_other_text_is_rejected() {
         assert_eq!(decode(&encode(&[0, 0x9f, 0xff])), Some(vec![0, 0x9f, 0xff]));
         assert_eq!(decode("0aFF"), Some(vec![0x0a, 0xff]));
         assert_eq!(decode("0"), None);

@@ -1,11 +1,11 @@
-//! JSON that two parsers cannot read differently: duplicate keys and deep nesting are refused.
+//! Strict JSON parsing: rejects duplicate keys and deep nesting, which parsers handle differently.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Parses one JSON text nested at most `max_depth` arrays and objects deep, without duplicate keys.
+/// Parses a JSON text without duplicate keys, with arrays and objects nested at most `max_depth` levels deep.
 pub(crate) fn parse(bytes: &[u8], max_depth: usize) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth_left: max_depth }.deserialize(&mut deserializer)?;
@@ -19,9 +19,10 @@ struct Strict {
 }
 
 impl Strict {
-    fn deeper<E: Error>(self) -> Result<Self, E> {
+    /// Returns the parser for one nesting level further down.
+    fn descend<E: Error>(self) -> Result<Self, E> {
         let depth_left = self.depth_left.checked_sub(1);
-        let depth_left = depth_left.ok_or_else(|| E::custom("nested too deep"))?;
+        let depth_left = depth_left.ok_or_else(|| E::custom("arrays and objects are nested too deep"))?;
         Ok(Self { depth_left })
     }
 }
@@ -58,7 +59,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is not finite"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -70,7 +71,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
-        let inner = self.deeper()?;
+        let inner = self.descend()?;
         let mut items = Vec::new();
         while let Some(item) = sequence.next_element_seed(inner)? {
             items.push(item);
@@ -79,7 +80,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let inner = self.deeper()?;
+        let inner = self.descend()?;
         let mut members = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if members.contains_key(&key) {
@@ -96,13 +97,13 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn reads_every_kind_of_value() {
+    fn every_kind_of_value_is_parsed() {
         let text = br#"{"a":[1,-2,3.5,"x\u00e9",true,null,{}],"b":18446744073709551615}"#;
         assert_eq!(parse(text, 3).unwrap(), serde_json::from_slice::<serde_json::Value>(text).unwrap());
     }
 
     #[test]
-    fn refuses_what_two_parsers_read_differently() {
+    fn text_that_parsers_read_differently_is_rejected() {
         for text in [
             &br#"{"a":1,"a":1}"#[..],
             br#"{"a":{"b":1,"\u0062":2}}"#,
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_counts_arrays_and_objects() {
+    fn arrays_and_objects_count_towards_the_depth() {
         assert!(parse(br#"[{"a":[]}]"#, 3).is_ok());
         assert!(parse(br#"[{"a":[]}]"#, 2).is_err());
     }

@@ -3,73 +3,88 @@ use sigstore_verify::types::{DsseEnvelope, SignatureBytes, SignatureContent};
 use time::OffsetDateTime;
 
 use crate::artifact::{Artifact, HashedArtifact};
-use crate::attested::{Attested, Evidence, Signer};
 use crate::bundle::Bundle;
+use crate::error::{Check, OrFail as _, VerificationError};
 use crate::key::PublicKey;
 use crate::log_entry;
-use crate::refused::{Check, OrRefused as _, Refused};
+use crate::statement::WRONG_SUBJECT;
 use crate::trusted_root::TrustedRoot;
+use crate::verified_signature::{Evidence, Signer, VerifiedSignature};
 
 /// Verifies that `key` signed `artifact`.
 ///
-/// The signature may be over the artifact or over an in-toto statement about it, Ed25519 pure or
-/// pre-hashed. Log entries and timestamps need not be there; those that are must verify and must be of
-/// this signature.
+/// Accepts a signature over the artifact or over an in-toto statement about it, by Ed25519, Ed25519ph or
+/// ECDSA P-256. Log entries and timestamps are optional; each one present must verify and belong to this
+/// signature.
 ///
 /// # Errors
-/// The first check that fails; [`Check::Key`] also for a bundle with a certificate.
+/// The first check that fails; [`Check::Key`] also if the bundle holds a certificate.
 pub fn verify_keyed<'a>(
     bundle: &Bundle,
     artifact: impl Into<Artifact<'a>>,
     key: &PublicKey,
     root: &TrustedRoot,
-) -> Result<Attested, Refused> {
+) -> Result<VerifiedSignature, VerificationError> {
     let artifact = HashedArtifact::new(artifact.into());
-    let parsed = &bundle.parsed;
-    let VerificationMaterialContent::PublicKey(named) = &parsed.verification_material.content else {
-        return Err(Refused::new(Check::Key, "the bundle holds a certificate, not a key"));
+    let inner = &bundle.inner;
+    let VerificationMaterialContent::PublicKey(public_key) = &inner.verification_material.content else {
+        return Err(VerificationError::new(
+            Check::Key,
+            "the bundle holds a certificate; a public key is required",
+        ));
     };
-    check_hint(&named.hint, key)?;
-    let signature = match &parsed.content {
+    check_hint(&public_key.hint, key)?;
+    let signature = match &inner.content {
         SignatureContent::MessageSignature(message) => verify_message(message, &artifact, key)?,
         SignatureContent::DsseEnvelope(envelope) => {
             check_hint(envelope.signature.keyid.as_str(), key)?;
             verify_envelope(bundle, envelope, &artifact, key)?
         }
         _ => {
-            return Err(Refused::new(Check::Format, "the bundle holds no signature known here"));
+            return Err(VerificationError::new(
+                Check::Format,
+                "the bundle's signature is neither a message signature nor a DSSE envelope",
+            ));
         }
     };
-    let entries = &parsed.verification_material.tlog_entries;
+    let entries = &inner.verification_material.tlog_entries;
     let mut verified_times = verify_timestamps(bundle, signature, root)?;
     for entry in entries {
-        verified_times.extend(log_entry::verify_inclusion(entry, parsed.media_type, root)?);
-        log_entry::verify_body(entry, &parsed.content, &artifact, key)?;
+        verified_times.extend(log_entry::verify_inclusion(entry, inner.media_type, root)?);
+        log_entry::verify_body(entry, &inner.content, &artifact, key)?;
     }
     let evidence = Evidence { verified_times, log_entries: entries.len(), trusted_root: root.sha256() };
-    Ok(Attested::new(bundle.form(), Signer::Key(key.clone()), artifact.sha256(), evidence))
+    Ok(VerifiedSignature::new(bundle.form(), Signer::Key(key.clone()), artifact.sha256(), evidence))
 }
 
-/// A hint is only a hint, and may be missing; but one that names another key says that the bundle was
-/// meant for another verification.
-fn check_hint(hint: &str, key: &PublicKey) -> Result<(), Refused> {
-    if hint.is_empty() || key.is_named_by(hint) {
+/// Accepts a missing hint. A hint for another key is rejected, because the bundle was made for that key.
+fn check_hint(hint: &str, key: &PublicKey) -> Result<(), VerificationError> {
+    if hint.is_empty() || key.matches_hint(hint) {
         return Ok(());
     }
-    Err(Refused::new(Check::Key, "the bundle names another key"))
+    Err(VerificationError::new(
+        Check::Key,
+        "the key hint is for another key; sign with the registered key, or leave out the hint",
+    ))
 }
 
 fn verify_message<'b>(
     message: &'b MessageSignature,
     artifact: &HashedArtifact<'_>,
     key: &PublicKey,
-) -> Result<&'b SignatureBytes, Refused> {
-    if let Some(named) = &message.message_digest {
-        let computed = artifact
-            .digest(named.algorithm)
-            .ok_or_else(|| Refused::new(Check::Artifact, "the message digest needs the artifact itself"))?;
-        if computed != named.digest.as_bytes() {
-            return Err(Refused::new(Check::Artifact, "the message digest is of another artifact"));
+) -> Result<&'b SignatureBytes, VerificationError> {
+    if let Some(declared) = &message.message_digest {
+        let computed = artifact.digest(declared.algorithm).ok_or_else(|| {
+            VerificationError::new(
+                Check::Artifact,
+                "the message digest can be checked only with the artifact itself, not its SHA-256",
+            )
+        })?;
+        if computed != declared.digest.as_bytes() {
+            return Err(VerificationError::new(
+                Check::Artifact,
+                "the message digest is not the artifact's; sign the exact bytes that you send",
+            ));
         }
     }
     key.verify_message(artifact, &message.signature, message.message_digest.is_some())?;
@@ -81,34 +96,35 @@ fn verify_envelope<'b>(
     envelope: &'b DsseEnvelope,
     artifact: &HashedArtifact<'_>,
     key: &PublicKey,
-) -> Result<&'b SignatureBytes, Refused> {
+) -> Result<&'b SignatureBytes, VerificationError> {
     key.verify_envelope(&envelope.pae(), &envelope.signature.sig)?;
-    if bundle.statement.as_ref().is_some_and(|statement| statement.is_about(artifact)) {
+    if bundle.statement.as_ref().is_some_and(|statement| statement.has_subject(artifact)) {
         return Ok(&envelope.signature.sig);
     }
-    Err(Refused::new(Check::Artifact, "the statement is about another artifact"))
+    Err(VerificationError::new(Check::Artifact, WRONG_SUBJECT))
 }
 
-/// Every RFC 3161 timestamp must be by an authority of the root, over this signature.
+/// Verifies that each RFC 3161 timestamp covers this signature and comes from an authority of the root.
 fn verify_timestamps(
     bundle: &Bundle,
     signature: &SignatureBytes,
     root: &TrustedRoot,
-) -> Result<Vec<OffsetDateTime>, Refused> {
-    let timestamps = &bundle.parsed.verification_material.timestamp_verification_data.rfc3161_timestamps;
+) -> Result<Vec<OffsetDateTime>, VerificationError> {
+    let timestamps = &bundle.inner.verification_material.timestamp_verification_data.rfc3161_timestamps;
     if timestamps.is_empty() {
         return Ok(Vec::new());
     }
     let authorities = root.material.tsa_authorities();
     let verify = |token| {
-        let mut failure = Refused::new(Check::Timestamp, "the trusted root has no timestamp authority");
+        let mut failure =
+            VerificationError::new(Check::Timestamp, "the trusted root has no timestamp authority");
         for authority in &authorities {
             match sigstore_verify::tsa::verify_timestamp_for_authority(token, signature, authority) {
                 Ok(time) => {
                     return OffsetDateTime::from_unix_timestamp_nanos(time.as_nanosecond())
-                        .or_refused(Check::Timestamp);
+                        .or_fail(Check::Timestamp);
                 }
-                Err(error) => failure = Refused::new(Check::Timestamp, error),
+                Err(error) => failure = VerificationError::new(Check::Timestamp, error),
             }
         }
         Err(failure)

@@ -3,88 +3,100 @@ use sigstore_verify::{Error, VerificationPolicy, VerificationResult};
 use time::OffsetDateTime;
 
 use crate::artifact::{Artifact, HashedArtifact};
-use crate::attested::{Attested, Evidence, Identity, Signer};
 use crate::bundle::{Bundle, Material};
-use crate::refused::{Check, OrRefused as _, Refused, by_verifier};
+use crate::error::{Check, OrFail as _, VerificationError, from_verifier_error};
+use crate::key::MISSING_MESSAGE_DIGEST;
+use crate::log_entry::UNKNOWN_LOG;
+use crate::statement::WRONG_SUBJECT;
 use crate::trusted_root::TrustedRoot;
+use crate::verified_signature::{Evidence, Identity, Signer, VerifiedSignature};
 
-/// Verifies that the holder of a Fulcio certificate signed `artifact` while it was valid.
+/// Verifies that the holder of a Fulcio certificate signed `artifact` while the certificate was valid.
 ///
-/// Required, all against `root` and without a network: the certificate's chain, its SCT, the signature,
-/// and each log entry's inclusion proof, checkpoint and promise as the format has them; a time vouched
-/// for by the log's promise or by a timestamp authority, within the certificate's validity; and that the
-/// entry records this signature. Whether the identity may sign is the caller's to decide: see
-/// [`Attested::identity`].
+/// Verifies against `root`, without network access: the certificate's chain and SCT; the signature; each
+/// log entry's inclusion proof, checkpoint and promise, as its format requires; that the entry records this
+/// signature; and that a time attested by the log's promise or a timestamp authority lies within the
+/// certificate's validity. The caller decides whether the identity may sign: see
+/// [`VerifiedSignature::identity`].
 ///
 /// # Errors
-/// The first check that fails; [`Check::Certificate`] also for a bundle with a key.
+/// The first check that fails; [`Check::Certificate`] also if the bundle holds a key.
 pub fn verify_keyless<'a>(
     bundle: &Bundle,
     artifact: impl Into<Artifact<'a>>,
     root: &TrustedRoot,
-) -> Result<Attested, Refused> {
+) -> Result<VerifiedSignature, VerificationError> {
     let artifact = HashedArtifact::new(artifact.into());
     if bundle.material() != Material::Certificate {
-        return Err(Refused::new(Check::Certificate, "the bundle holds a key, not a certificate"));
+        return Err(VerificationError::new(
+            Check::Certificate,
+            "the bundle holds a public key; a certificate is required",
+        ));
     }
-    if let SignatureContent::MessageSignature(message) = &bundle.parsed.content
+    if let SignatureContent::MessageSignature(message) = &bundle.inner.content
         && message.message_digest.is_none()
     {
-        return Err(Refused::new(Check::Format, "the message digest is missing"));
+        return Err(VerificationError::new(Check::Format, MISSING_MESSAGE_DIGEST));
     }
-    if bundle.statement.as_ref().is_some_and(|statement| !statement.is_about(&artifact)) {
-        return Err(Refused::new(Check::Artifact, "the statement is about another artifact"));
+    if bundle.statement.as_ref().is_some_and(|statement| !statement.has_subject(&artifact)) {
+        return Err(VerificationError::new(Check::Artifact, WRONG_SUBJECT));
     }
-    let entries = &bundle.parsed.verification_material.tlog_entries;
-    // The proof is checked against every log whose id begins with the checkpoint's four-byte hint.
+    let entries = &bundle.inner.verification_material.tlog_entries;
+    // `sigstore-verify` checks the proof against every log whose id starts with the checkpoint's 4-byte hint,
+    // so an entry that names an unknown log could pass.
     if entries.iter().any(|entry| root.log(entry.log_id.key_id.as_bytes()).is_none()) {
-        return Err(Refused::new(Check::LogEntry, "the entry's log is not in the trusted root"));
+        return Err(VerificationError::new(Check::LogEntry, UNKNOWN_LOG));
     }
     let result = verify(bundle, &artifact, root)?;
     let identity = result.certificate().and_then(Identity::from_certificate);
-    let identity = identity
-        .ok_or_else(|| Refused::new(Check::Certificate, "the certificate has no issuer or no subject"))?;
+    let identity = identity.ok_or_else(|| {
+        VerificationError::new(Check::Certificate, "the certificate has no OIDC issuer or no subject")
+    })?;
     let verified_times = result.verified_timestamps().iter().map(|time| {
-        OffsetDateTime::from_unix_timestamp_nanos(time.as_nanosecond()).or_refused(Check::Timestamp)
+        OffsetDateTime::from_unix_timestamp_nanos(time.as_nanosecond()).or_fail(Check::Timestamp)
     });
     let evidence = Evidence {
         verified_times: verified_times.collect::<Result<_, _>>()?,
         log_entries: entries.len(),
         trusted_root: root.sha256(),
     };
-    Ok(Attested::new(bundle.form(), Signer::Identity(identity), artifact.sha256(), evidence))
+    Ok(VerifiedSignature::new(bundle.form(), Signer::Identity(identity), artifact.sha256(), evidence))
 }
 
 fn verify(
     bundle: &Bundle,
     artifact: &HashedArtifact<'_>,
     root: &TrustedRoot,
-) -> Result<VerificationResult, Refused> {
-    // No identity is asked for here: the allowlist is in a database, and decides on the verified one.
+) -> Result<VerificationResult, VerificationError> {
+    // The policy accepts any identity: the caller checks the verified identity against the allowlist.
     let policy = VerificationPolicy::any_identity();
     let verifier = &root.verifier;
-    let by_digest = || verifier.verify(Sha256Hash::new(artifact.sha256()), &bundle.parsed, &policy);
-    let by_bytes = |bytes| verifier.verify(bytes, &bundle.parsed, &policy);
+    let by_digest = || verifier.verify(Sha256Hash::new(artifact.sha256()), &bundle.inner, &policy);
+    let by_bytes = |bytes| verifier.verify(bytes, &bundle.inner, &policy);
     let result = match artifact.bytes() {
-        // The digest is known already; hashing a large artifact twice would cost as much as the rest.
+        // Uses the SHA-256 computed above where it suffices: hashing a large artifact a second time costs as
+        // much as the rest of the verification.
         Some(bytes) if !is_sha256(bundle) => by_bytes(bytes),
         Some(bytes) => match by_digest() {
-            // A certificate for a key that signs whole messages only.
+            // The certificate's key signs whole messages, not digests.
             Err(Error::UnsupportedArtifact(_)) => by_bytes(bytes),
             result => result,
         },
         None => by_digest(),
     };
-    let result = result.map_err(by_verifier)?;
-    // The policy above asks for all of this; the result type would also report less.
+    let result = result.map_err(from_verifier_error)?;
+    // The policy requires all three, but the result type can also represent a partial verification.
     if result.certificate_verified() && result.sct_verified() && result.tlog_verified() {
         return Ok(result);
     }
-    Err(Refused::new(Check::Certificate, "not everything required was verified"))
+    Err(VerificationError::new(
+        Check::Certificate,
+        "the certificate, its SCT or its log entry was not verified",
+    ))
 }
 
 fn is_sha256(bundle: &Bundle) -> bool {
-    match &bundle.parsed.content {
+    match &bundle.inner.content {
         SignatureContent::MessageSignature(message) => {
             message.message_digest.as_ref().is_some_and(|digest| digest.algorithm == HashAlgorithm::Sha2256)
         }

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod artifact;
-mod attested;
 mod bundle;
+mod error;
 mod hex;
 mod json;
 mod key;
@@ -11,15 +11,15 @@ mod keyless;
 pub mod limits;
 mod log_entry;
 pub mod publication;
-mod refused;
 mod statement;
 mod trusted_root;
+mod verified_signature;
 
 pub use artifact::Artifact;
-pub use attested::{Attested, Identity, Signer};
 pub use bundle::{Bundle, Form, Material};
+pub use error::{Check, VerificationError};
 pub use key::PublicKey;
 pub use keyed::verify_keyed;
 pub use keyless::verify_keyless;
-pub use refused::{Check, Refused};
 pub use trusted_root::TrustedRoot;
+pub use verified_signature::{Identity, Signer, VerifiedSignature};

@@ -1,4 +1,5 @@
-//! Transparency-log evidence: Rekor v1 (`*/0.0.1`, `intoto/0.0.2`) and v2 (`hashedrekord/0.0.2`).
+//! Verification of transparency-log entries: Rekor v1 (`*/0.0.1`, `intoto/0.0.2`) and v2
+//! (`hashedrekord/0.0.2`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,32 +12,39 @@ use sigstore_verify::types::{
 use time::OffsetDateTime;
 
 use crate::artifact::{HashedArtifact, digest};
+use crate::error::{Check, OrFail as _, VerificationError};
 use crate::key::PublicKey;
 use crate::limits::{MAX_CHECKPOINT_SIGNATURES, MAX_DEPTH};
-use crate::refused::{Check, OrRefused as _, Refused};
 use crate::trusted_root::{Log, TrustedRoot};
 use crate::{hex, json};
 
-fn refused(detail: impl std::fmt::Display) -> Refused {
-    Refused::new(Check::LogEntry, detail)
+/// Detail for an entry of a log that the trusted root does not list.
+pub(crate) const UNKNOWN_LOG: &str = "the entry's log is not in the trusted root";
+
+fn log_entry_error(detail: impl std::fmt::Display) -> VerificationError {
+    VerificationError::new(Check::LogEntry, detail)
 }
 
 fn is_rekor_v2(entry: &TransparencyLogEntry) -> bool {
     entry.kind_version == KindVersion::HashedRekordV002
 }
 
-/// Checks that what an entry says twice agrees, before anything is verified.
+/// Checks, before any verification, that values stated twice in an entry agree.
 ///
-/// The signed checkpoint settles a tree's size and root; the entry repeats both beside the proof, and
-/// names the log. Verifiers differ in which copy they read, so no two may differ. The integrated time is
-/// signed by the inclusion promise alone: without it anyone could have written the time.
-pub(crate) fn check_agreement(entry: &TransparencyLogEntry) -> Result<(), Refused> {
+/// The signed checkpoint states the tree's size and root; the entry repeats both beside the proof and names
+/// the log. Verifiers differ in which copy they read, so all copies must agree. Only the inclusion promise
+/// signs the integrated time: without a promise, anyone could have written the time.
+pub(crate) fn check_agreement(entry: &TransparencyLogEntry) -> Result<(), VerificationError> {
     match (&entry.inclusion_promise, entry.integrated_time) {
         (Some(_), _) if is_rekor_v2(entry) => {
-            return Err(refused("Rekor v2 makes no inclusion promise"));
+            return Err(log_entry_error("a Rekor v2 entry must not have an inclusion promise"));
         }
-        (Some(_), None) => return Err(refused("the inclusion promise has no integrated time")),
-        (None, Some(_)) => return Err(refused("the integrated time has no inclusion promise")),
+        (Some(_), None) => {
+            return Err(log_entry_error("the entry has an inclusion promise but no integrated time"));
+        }
+        (None, Some(_)) => {
+            return Err(log_entry_error("the entry has an integrated time but no inclusion promise"));
+        }
         _ => {}
     }
     let Some(proof) = &entry.inclusion_proof else {
@@ -44,28 +52,36 @@ pub(crate) fn check_agreement(entry: &TransparencyLogEntry) -> Result<(), Refuse
     };
     let checkpoint = checkpoint(proof)?;
     if !is_canonical(checkpoint, proof.checkpoint.envelope()) {
-        return Err(refused("the checkpoint is not in the form of a signed note"));
+        return Err(log_entry_error("the checkpoint is not a canonical C2SP signed note"));
     }
     if checkpoint.signatures().len() > MAX_CHECKPOINT_SIGNATURES {
-        return Err(Refused::new(Check::Limit, "the checkpoint has too many signatures"));
+        return Err(VerificationError::new(
+            Check::Limit,
+            format_args!(
+                "the checkpoint has {} signatures; the limit is {MAX_CHECKPOINT_SIGNATURES}",
+                checkpoint.signatures().len()
+            ),
+        ));
     }
-    if signatures_by(checkpoint, entry.log_id.key_id.as_bytes()).next().is_none() {
-        return Err(refused("the checkpoint is not signed by the entry's log"));
+    if log_signatures(checkpoint, entry.log_id.key_id.as_bytes()).next().is_none() {
+        return Err(log_entry_error("the checkpoint is not signed by the entry's log"));
     }
     if *checkpoint.root_hash() != proof.root_hash || checkpoint.tree_size() != proof.tree_size {
-        return Err(refused("the inclusion proof and its checkpoint disagree"));
+        return Err(log_entry_error(
+            "the inclusion proof's tree size or root hash differs from the checkpoint's",
+        ));
     }
     if is_rekor_v2(entry) && proof.log_index != entry.log_index {
-        return Err(refused("the inclusion proof is for another index"));
+        return Err(log_entry_error("the inclusion proof's index differs from the entry's"));
     }
     Ok(())
 }
 
-fn checkpoint(proof: &InclusionProof) -> Result<&Checkpoint, Refused> {
-    proof.checkpoint.checkpoint().ok_or_else(|| refused("the inclusion proof has no checkpoint"))
+fn checkpoint(proof: &InclusionProof) -> Result<&Checkpoint, VerificationError> {
+    proof.checkpoint.checkpoint().ok_or_else(|| log_entry_error("the inclusion proof has no checkpoint"))
 }
 
-/// Whether the note's text is nothing but its signed part and its signature lines (C2SP signed-note).
+/// Returns whether the text consists of exactly the signed part and the signature lines (C2SP signed-note).
 fn is_canonical(checkpoint: &Checkpoint, envelope: &str) -> bool {
     let lines = checkpoint.signatures().iter().map(|line| {
         let bytes = [line.key_id.as_bytes(), line.signature.as_bytes()].concat();
@@ -74,41 +90,42 @@ fn is_canonical(checkpoint: &Checkpoint, envelope: &str) -> bool {
     let mut text = String::from_utf8_lossy(checkpoint.signed_data()).into_owned();
     text.push('\n');
     text.extend(lines);
-    // Some v1 clients cut the last line end.
+    // Some Rekor v1 clients omit the last newline.
     text == envelope || text.strip_suffix('\n') == Some(envelope)
 }
 
-/// The signature lines that claim to be by the log with this id: named after the note's origin, and with
-/// the first four bytes of the id as their hint. Other lines are by witnesses.
-fn signatures_by<'a>(
+/// Returns the signature lines that claim to be the log's: their name is the note's origin, and their hint is
+/// the first 4 bytes of the log's id. The other lines are from witnesses.
+fn log_signatures<'a>(
     checkpoint: &'a Checkpoint,
     log_id: &'a [u8],
 ) -> impl Iterator<Item = &'a CheckpointSignature> {
     checkpoint.signatures().iter().filter(move |line| {
         // Rekor v1 appends the tree's id to the origin: `rekor.sigstore.dev - 2605736670972794746`.
-        let is_named_after = checkpoint
+        let is_origin = checkpoint
             .origin()
             .strip_prefix(line.name.as_str())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(" - "));
-        is_named_after && log_id.get(..4) == Some(line.key_id.as_bytes())
+        is_origin && log_id.get(..4) == Some(line.key_id.as_bytes())
     })
 }
 
-/// Verifies that the log holds the entry, and gives the time the log vouches for, if it does.
+/// Verifies that the log holds the entry. Returns the integrated time if an inclusion promise signs it.
 ///
-/// A v0.1 bundle must have the log's promise, a later one its proof; what is there is verified.
+/// A v0.1 bundle must have the promise, a later one the inclusion proof. If both are present, both must
+/// verify.
 pub(crate) fn verify_inclusion(
     entry: &TransparencyLogEntry,
     format: MediaType,
     root: &TrustedRoot,
-) -> Result<Option<OffsetDateTime>, Refused> {
-    let log = root
-        .log(entry.log_id.key_id.as_bytes())
-        .ok_or_else(|| refused("the entry's log is not in the trusted root"))?;
+) -> Result<Option<OffsetDateTime>, VerificationError> {
+    let log = root.log(entry.log_id.key_id.as_bytes()).ok_or_else(|| log_entry_error(UNKNOWN_LOG))?;
     match (format, &entry.inclusion_promise, &entry.inclusion_proof) {
-        (MediaType::Bundle0_1, None, _) => return Err(refused("the inclusion promise is missing")),
+        (MediaType::Bundle0_1, None, _) => {
+            return Err(log_entry_error("an entry in a v0.1 bundle must have an inclusion promise"));
+        }
         (MediaType::Bundle0_2 | MediaType::Bundle0_3, _, None) => {
-            return Err(refused("the inclusion proof is missing"));
+            return Err(log_entry_error("an entry in a v0.2 or v0.3 bundle must have an inclusion proof"));
         }
         _ => {}
     }
@@ -124,8 +141,12 @@ pub(crate) fn verify_inclusion(
     }
 }
 
-/// The Merkle proof (RFC 9162 §2.1.3) up to the root of a checkpoint that the log signed.
-fn verify_proof(entry: &TransparencyLogEntry, proof: &InclusionProof, log: &Log) -> Result<(), Refused> {
+/// Verifies the Merkle inclusion proof (RFC 9162 §2.1.3) against a checkpoint that the log signed.
+fn verify_proof(
+    entry: &TransparencyLogEntry,
+    proof: &InclusionProof,
+    log: &Log,
+) -> Result<(), VerificationError> {
     let checkpoint = checkpoint(proof)?;
     sigstore_merkle::verify_inclusion_proof(
         &sigstore_merkle::hash_leaf(entry.canonicalized_body.as_bytes()),
@@ -134,30 +155,30 @@ fn verify_proof(entry: &TransparencyLogEntry, proof: &InclusionProof, log: &Log)
         &proof.hashes,
         checkpoint.root_hash(),
     )
-    .or_refused(Check::LogEntry)?;
+    .or_fail(Check::LogEntry)?;
     if !log.has_started() {
-        return Err(refused("the log is not trusted yet"));
+        return Err(log_entry_error("the log's validity in the trusted root has not started"));
     }
-    let is_signed = signatures_by(checkpoint, entry.log_id.key_id.as_bytes())
+    let is_signed = log_signatures(checkpoint, entry.log_id.key_id.as_bytes())
         .any(|line| log.verify(checkpoint.signed_data(), &line.signature));
-    if is_signed { Ok(()) } else { Err(refused("the checkpoint's signature does not verify")) }
+    if is_signed { Ok(()) } else { Err(log_entry_error("the checkpoint's signature does not verify")) }
 }
 
-/// The signed entry timestamp: the log's signature over the canonical JSON (RFC 8785) of the entry.
+/// Verifies the signed entry timestamp: the log's signature over the entry's canonical JSON (RFC 8785).
 fn verify_promise(
     entry: &TransparencyLogEntry,
     signature: &SignatureBytes,
     log: &Log,
-) -> Result<OffsetDateTime, Refused> {
-    let time = entry.integrated_time.ok_or_else(|| refused("the entry has no integrated time"))?;
+) -> Result<OffsetDateTime, VerificationError> {
+    let time = entry.integrated_time.ok_or_else(|| log_entry_error("the entry has no integrated time"))?;
     if !log.was_valid_at(time.as_nanosecond()) {
-        return Err(refused("the log was not trusted at the integrated time"));
+        return Err(log_entry_error("the log was not valid at the integrated time"));
     }
-    let at = OffsetDateTime::from_unix_timestamp(time.as_second()).or_refused(Check::LogEntry)?;
+    let at = OffsetDateTime::from_unix_timestamp(time.as_second()).or_fail(Check::LogEntry)?;
     if at > OffsetDateTime::now_utc() {
-        return Err(refused("the integrated time is in the future"));
+        return Err(log_entry_error("the integrated time is in the future"));
     }
-    // Base64, digits and hexadecimal: nothing in it needs escaping.
+    // The values are base64, digits and hexadecimal, which need no JSON escaping.
     let payload = format!(
         r#"{{"body":"{}","integratedTime":{},"logID":"{}","logIndex":{}}}"#,
         entry.canonicalized_body.to_base64(),
@@ -166,23 +187,23 @@ fn verify_promise(
         entry.log_index.as_i64(),
     );
     if !log.verify(payload.as_bytes(), signature) {
-        return Err(refused("the inclusion promise does not verify"));
+        return Err(log_entry_error("the inclusion promise does not verify"));
     }
     Ok(at)
 }
 
-/// Verifies that the entry records this very signature, by this key, over this artifact: without it a
-/// stranger's entry would lend its proof and its time (CVE-2022-36056).
+/// Verifies that the entry records this signature, by this key, over this artifact. Without this check an
+/// attacker could attach another signature's entry, with its proof and time (CVE-2022-36056).
 pub(crate) fn verify_body(
     entry: &TransparencyLogEntry,
     content: &SignatureContent,
     artifact: &HashedArtifact<'_>,
     key: &PublicKey,
-) -> Result<(), Refused> {
-    let body = json::parse(entry.canonicalized_body.as_bytes(), MAX_DEPTH).or_refused(Check::LogEntry)?;
+) -> Result<(), VerificationError> {
+    let body = json::parse(entry.canonicalized_body.as_bytes(), MAX_DEPTH).or_fail(Check::LogEntry)?;
     let kind = entry.kind_version;
     if body["apiVersion"] != kind.version() || body["kind"] != kind.kind() {
-        return Err(refused("the entry's body is of another kind"));
+        return Err(log_entry_error("the entry's body has another kind or version than the entry"));
     }
     let spec = &body["spec"];
     let agreement = match (kind, content) {
@@ -203,17 +224,17 @@ pub(crate) fn verify_body(
         (KindVersion::DsseV001, SignatureContent::DsseEnvelope(envelope)) => dsse(spec, envelope, key),
         (KindVersion::IntotoV002, SignatureContent::DsseEnvelope(envelope)) => intoto(spec, envelope, key),
         _ => {
-            return Err(refused("an entry of this kind does not record this form of signature"));
+            return Err(log_entry_error("an entry of this kind does not record this form of signature"));
         }
     };
     match agreement {
         Some(true) => Ok(()),
-        Some(false) => Err(refused("the entry records another signature, key or digest")),
-        None => Err(refused("the entry's body is malformed")),
+        Some(false) => Err(log_entry_error("the entry records another signature, key or digest")),
+        None => Err(log_entry_error("the entry's body is malformed")),
     }
 }
 
-// Each of these is none where the body lacks a member or has it malformed.
+// Each function returns `None` if the body lacks a member or the member is malformed.
 
 fn hashedrekord_v1(
     spec: &Value,
@@ -243,7 +264,7 @@ fn hashedrekord_v2(
         digest(algorithm)? == decode(&record["data"]["digest"])?
             && signature.as_bytes() == decode(&record["signature"]["content"])?
             && key.is_spki(&decode(&verifier["publicKey"]["rawBytes"])?)
-            && key.has_details(verifier["keyDetails"].as_str()?),
+            && key.matches_details(verifier["keyDetails"].as_str()?),
     )
 }
 
@@ -281,7 +302,7 @@ fn decode(value: &Value) -> Option<Vec<u8>> {
     STANDARD.decode(value.as_str()?).ok()
 }
 
-/// The DER of a PEM public key, itself in base64.
+/// Decodes base64 of a PEM public key to DER.
 fn decode_pem(value: &Value) -> Option<Vec<u8>> {
     let pem = String::from_utf8(decode(value)?).ok()?;
     Some(DerPublicKey::from_pem(&pem).ok()?.into_bytes())

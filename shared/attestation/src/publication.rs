@@ -1,8 +1,8 @@
-//! Publication bundles (`bakeoff-results/v1`): the folder that a manual submission is.
+//! Publication bundles (`bakeoff-results/v1`): the folder of files that a manual submission consists of.
 //!
-//! A bundle is `result.json` and a Sigstore signature over its exact bytes, with a summary, optionally a
-//! dashboard, and a manifest that lists them all. The manifest is signed by nobody, so that it may add
-//! nothing: every hash in it must hold, and what it says of the run the signed result must say too.
+//! A bundle holds `result.json`, a Sigstore signature over its exact bytes, a summary, optionally a
+//! dashboard, and a manifest that lists them all. The manifest is unsigned, so it must add no information:
+//! every hash in it must match, and everything it states about the run must equal the signed result.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,26 +18,25 @@ const SUMMARY: &str = "summary.md";
 const DASHBOARD: &str = "dashboard.html";
 const SIGNATURE: &str = "signature.sigstore.json";
 
-/// Every file a bundle may have; no other name is safe to store or to serve.
-const KNOWN: [&str; 5] = [RESULT, MANIFEST, SUMMARY, DASHBOARD, SIGNATURE];
-const REQUIRED: [&str; 4] = [RESULT, MANIFEST, SUMMARY, SIGNATURE];
+/// The files that a bundle may contain. No other name is safe to store or to serve.
+const FILE_NAMES: [&str; 5] = [RESULT, MANIFEST, SUMMARY, DASHBOARD, SIGNATURE];
+const REQUIRED_FILES: [&str; 4] = [RESULT, MANIFEST, SUMMARY, SIGNATURE];
 
 const SCHEMA_VERSION: &str = "bakeoff-results/v1";
 
-/// Bytes of a manifest. The harness writes about 1 kB.
+/// Maximum bytes in a manifest. The harness writes about 1 kB.
 pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
-/// Nesting of a manifest. The harness nests three deep.
+/// Maximum nesting depth of a manifest. The harness uses three levels.
 const MAX_MANIFEST_DEPTH: usize = 16;
-/// A quoted value is cut here: a stranger wrote it.
+/// Maximum characters of a quoted value, which is untrusted input.
 const MAX_QUOTE_CHARS: usize = 80;
 
-/// One thing wrong with a publication bundle.
+/// An error in one file or manifest member of a publication bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// Where: a JSON pointer (RFC 6901) into `{"files": {name: …}}`, a manifest's members standing below
-    /// its name.
+    /// JSON pointer (RFC 6901) into `{"files": {name: …}}`; manifest members follow the manifest's name.
     pub pointer: String,
-    /// What, in words.
+    /// Description of the error, for the caller.
     pub detail: String,
 }
 
@@ -47,7 +46,7 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// A publication bundle whose files are those its manifest lists. Its signature is not verified yet.
+/// A publication bundle whose files match its manifest. The signature is not verified yet.
 #[derive(Debug)]
 pub struct PublicationBundle {
     files: BTreeMap<String, Vec<u8>>,
@@ -55,17 +54,20 @@ pub struct PublicationBundle {
 }
 
 impl PublicationBundle {
-    /// Checks the files of a bundle, by name.
+    /// Checks the files of a bundle, keyed by name.
     ///
     /// # Errors
-    /// Every fault: unknown or missing files, a manifest of another schema, hashes that do not hold.
+    /// All field errors at once: unknown or missing files, a manifest of another schema, hashes that differ.
     pub fn parse(files: BTreeMap<String, Vec<u8>>) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
-        for name in files.keys().filter(|name| !KNOWN.contains(&name.as_str())) {
-            errors.add(&[name], "not a file of a publication bundle");
+        for name in files.keys().filter(|name| !FILE_NAMES.contains(&name.as_str())) {
+            errors.add(
+                &[name],
+                format_args!("unknown file; a publication bundle has {}", FILE_NAMES.join(", ")),
+            );
         }
-        for name in REQUIRED.into_iter().filter(|name| !files.contains_key(*name)) {
-            errors.add(&[name], "missing");
+        for name in REQUIRED_FILES.into_iter().filter(|name| !files.contains_key(*name)) {
+            errors.add(&[name], "the file is missing; add it");
         }
         let manifest = match files.get(MANIFEST).map(|bytes| parse_manifest(bytes)) {
             Some(Ok(manifest)) => manifest,
@@ -83,17 +85,17 @@ impl PublicationBundle {
         if errors.0.is_empty() { Ok(Self { files, manifest }) } else { Err(errors.0) }
     }
 
-    /// The signed bytes.
+    /// Returns the bytes of `result.json`, which the signature covers.
     pub fn result(&self) -> &[u8] {
         self.file(RESULT)
     }
 
-    /// The Sigstore bundle with the signature over [`Self::result`].
+    /// Returns the Sigstore bundle with the signature over [`Self::result`].
     pub fn signature(&self) -> &[u8] {
         self.file(SIGNATURE)
     }
 
-    /// Every file by name, the manifest included.
+    /// Returns every file with its name, including the manifest.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
@@ -102,12 +104,12 @@ impl PublicationBundle {
         self.files.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Everything in which the manifest and the signed result disagree.
+    /// Compares the manifest with the signed result and returns every difference.
     ///
-    /// Compared are `run_id`, `timestamp`, `config_hash`, `model_ids`, `run_status` and
-    /// `model_scores_summary`. What the manifest states and the result does not is a disagreement too:
-    /// nobody signed it. Only a `run_status` missing in the result is taken from its `model_scores`.
-    pub fn disagreements(&self, result: &Value) -> Vec<FieldError> {
+    /// Compares `run_id`, `timestamp`, `config_hash`, `model_ids`, `run_status` and `model_scores_summary`.
+    /// A value that only the manifest states is a difference too, because it is unsigned. The one exception:
+    /// a `run_status` missing from the result is derived from its `model_scores`.
+    pub fn differences(&self, result: &Value) -> Vec<FieldError> {
         let mut errors = FieldErrors::default();
         self.compare("run_id", &result["run_id"], &mut errors);
         self.compare("timestamp", &result["timestamp"], &mut errors);
@@ -118,15 +120,15 @@ impl PublicationBundle {
         errors.0
     }
 
-    fn stated(&self, member: &str) -> &Value {
+    fn manifest_value(&self, member: &str) -> &Value {
         self.manifest.get(member).unwrap_or(&Value::Null)
     }
 
     fn compare(&self, member: &str, signed: &Value, errors: &mut FieldErrors) {
-        compare(&[MANIFEST, member], self.stated(member), signed, errors);
+        compare(&[MANIFEST, member], self.manifest_value(member), signed, errors);
     }
 
-    /// The ids of `config.models`, in any order.
+    /// Compares `model_ids` with the ids of `config.models`, in any order.
     fn compare_model_ids(&self, result: &Value, errors: &mut FieldErrors) {
         let signed: Vec<Value> = result["config"]["models"]
             .as_array()
@@ -139,16 +141,16 @@ impl PublicationBundle {
             ids.sort_unstable();
             ids
         };
-        let stated = self.stated("model_ids");
+        let stated = self.manifest_value("model_ids");
         if stated.as_array().is_none_or(|stated| in_order(stated) != in_order(&signed)) {
             errors.add_difference(&[MANIFEST, "model_ids"], stated, &Value::Array(signed));
         }
     }
 
-    /// Each summary repeats members of the `model_scores` entry of the same model.
+    /// Compares each summary with the `model_scores` entry of the same model, whose members it repeats.
     fn compare_scores(&self, result: &Value, errors: &mut FieldErrors) {
         let member = "model_scores_summary";
-        let stated = self.stated(member);
+        let stated = self.manifest_value(member);
         let signed = result["model_scores"].as_array().map_or(&[][..], Vec::as_slice);
         let summaries = match stated {
             Value::Null => &[][..],
@@ -156,21 +158,21 @@ impl PublicationBundle {
             _ => return errors.add(&[MANIFEST, member], "must be a list"),
         };
         if summaries.len() != signed.len() {
-            let detail = format!("has {} models, the signed result {}", summaries.len(), signed.len());
+            let detail = format!("has {} models; the signed result has {}", summaries.len(), signed.len());
             errors.add(&[MANIFEST, member], detail);
         }
-        let mut seen = Vec::new();
+        let mut compared = Vec::new();
         for (index, summary) in summaries.iter().enumerate() {
             let index = index.to_string();
             let scores = signed.iter().find(|scores| scores["model_id"] == summary["model_id"]);
             let (Some(scores), Some(summary)) = (scores, summary.as_object()) else {
-                errors.add(&[MANIFEST, member, &index], "the signed result has no scores of this model");
+                errors.add(&[MANIFEST, member, &index], "the signed result has no scores for this model");
                 continue;
             };
-            if seen.contains(&&scores["model_id"]) {
-                errors.add(&[MANIFEST, member, &index], "a second summary of this model");
+            if compared.contains(&&scores["model_id"]) {
+                errors.add(&[MANIFEST, member, &index], "a second summary of this model; remove it");
             }
-            seen.push(&scores["model_id"]);
+            compared.push(&scores["model_id"]);
             for (key, stated) in summary {
                 compare(&[MANIFEST, member, &index, key], stated, &scores[key], errors);
             }
@@ -180,18 +182,18 @@ impl PublicationBundle {
 
 fn parse_manifest(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     if bytes.len() > MAX_MANIFEST_BYTES {
-        return Err(format!("a manifest has at most {MAX_MANIFEST_BYTES} bytes"));
+        return Err(format!("the manifest has {} bytes; the limit is {MAX_MANIFEST_BYTES}", bytes.len()));
     }
     match json::parse(bytes, MAX_MANIFEST_DEPTH) {
         Ok(Value::Object(manifest)) => Ok(manifest),
-        Ok(_) => Err("not a JSON object".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => Err("must be a JSON object".to_owned()),
+        Err(error) => Err(format!("is not valid JSON: {error}")),
     }
 }
 
-/// Every listed file is there with its hash, and every file but the manifest is listed.
+/// Checks that each listed file is present with its hash, and that each file except the manifest is listed.
 fn check_listing(manifest: &Map<String, Value>, files: &BTreeMap<String, Vec<u8>>, errors: &mut FieldErrors) {
-    let Some(listing) = manifest.get("files").and_then(listing) else {
+    let Some(listing) = manifest.get("files").and_then(parse_listing) else {
         let detail = "must be {name: {\"sha256\": hex}}, {name: hex} or [{\"path\": name, \"sha256\": hex}]";
         return errors.add(&[MANIFEST, "files"], detail);
     };
@@ -199,33 +201,33 @@ fn check_listing(manifest: &Map<String, Value>, files: &BTreeMap<String, Vec<u8>
     for (position, name, hash) in listing {
         let pointer = [MANIFEST, "files", &position];
         if listed.contains(&name) {
-            errors.add(&pointer, "listed twice");
+            errors.add(&pointer, "the file is listed twice");
             continue;
         }
         listed.push(name);
         let claimed = hash.and_then(hex::decode).filter(|digest| digest.len() == 32);
         match (files.get(name).filter(|_| name != MANIFEST), claimed) {
-            _ if !KNOWN.contains(&name) || name == MANIFEST => {
-                errors.add(&pointer, "not a file a manifest may list");
+            _ if !FILE_NAMES.contains(&name) || name == MANIFEST => {
+                errors.add(&pointer, "a manifest must not list this file");
             }
             (None, _) => errors.add(&pointer, "the file is missing"),
-            (_, None) => errors.add(&pointer, "the SHA-256 must be 64 hexadecimal digits"),
+            (_, None) => errors.add(&pointer, "must be a SHA-256 of 64 hexadecimal digits"),
             (Some(bytes), Some(claimed)) if *sha256(bytes).as_bytes() != *claimed => {
-                errors.add(&pointer, "the file has another SHA-256");
+                errors.add(&pointer, "is not the file's SHA-256; send the file that was hashed");
             }
             _ => {}
         }
     }
     for name in files.keys().filter(|name| *name != MANIFEST && !listed.contains(&name.as_str())) {
-        errors.add(&[name], "not listed in the manifest");
+        errors.add(&[name], "the manifest does not list this file");
     }
 }
 
-/// One listed file: where it stands in `manifest.files`, its name, its hash if that is text.
-type Listed<'a> = (String, &'a str, Option<&'a str>);
+/// A listed file: its key or index in `manifest.files`, its name, and its hash if that is a string.
+type ListedFile<'a> = (String, &'a str, Option<&'a str>);
 
-/// The listing in any of its three shapes.
-fn listing(files: &Value) -> Option<Vec<Listed<'_>>> {
+/// Parses the listing in any of its three forms.
+fn parse_listing(files: &Value) -> Option<Vec<ListedFile<'_>>> {
     match files {
         Value::Object(entries) => Some(
             entries
@@ -259,7 +261,7 @@ fn check_signature_block(manifest: &Map<String, Value>, errors: &mut FieldErrors
     }
 }
 
-/// The run's status as signed; where the result has none, the worst of its models'.
+/// Returns the signed `run_status`, or the worst status of the result's models if it has none.
 fn run_status(result: &Value) -> Value {
     if !result["run_status"].is_null() {
         return result["run_status"].clone();
@@ -273,7 +275,7 @@ fn run_status(result: &Value) -> Value {
 
 fn compare(path: &[&str], stated: &Value, signed: &Value, errors: &mut FieldErrors) {
     let agree = match (stated, signed) {
-        // 1 and 1.0 are one number.
+        // 1 and 1.0 are equal.
         (Value::Number(stated), Value::Number(signed)) => {
             stated == signed || stated.as_f64() == signed.as_f64()
         }
@@ -299,6 +301,6 @@ impl FieldErrors {
 
     fn add_difference(&mut self, path: &[&str], stated: &Value, signed: &Value) {
         let quote = |value: &Value| value.to_string().chars().take(MAX_QUOTE_CHARS).collect::<String>();
-        self.add(path, format_args!("is {}, but {} in the signed result", quote(stated), quote(signed)));
+        self.add(path, format_args!("is {}, but the signed result has {}", quote(stated), quote(signed)));
     }
 }

@@ -7,12 +7,12 @@ use sigstore_verify::trust_root::{SIGSTORE_PRODUCTION_TRUSTED_ROOT, TimeRange};
 use sigstore_verify::types::SignatureBytes;
 use time::OffsetDateTime;
 
+use crate::error::{Check, OrFail as _, VerificationError};
 use crate::json;
 use crate::limits::{MAX_DEPTH, MAX_TRUSTED_ROOT_BYTES};
-use crate::refused::{Check, OrRefused as _, Refused};
 
-/// The keys and authorities of a Sigstore instance (`TrustedRoot` of the Sigstore protobuf
-/// specifications), ready to verify with. Parsing prepares every key, so parse once and keep it.
+/// The keys and authorities of a Sigstore instance (`TrustedRoot` in the Sigstore protobuf specifications),
+/// prepared for verification. Parsing prepares every key, so parse once and reuse the value.
 pub struct TrustedRoot {
     pub(crate) material: sigstore_verify::trust_root::TrustedRoot,
     pub(crate) verifier: Verifier,
@@ -20,7 +20,7 @@ pub struct TrustedRoot {
     sha256: [u8; 32],
 }
 
-/// A transparency log and when it is trusted.
+/// A transparency log with its validity period.
 pub(crate) struct Log {
     id: Vec<u8>,
     key: VerificationKey,
@@ -28,50 +28,52 @@ pub(crate) struct Log {
 }
 
 impl TrustedRoot {
-    /// The public-good instance's root, as shipped with the pinned verification crate.
+    /// Returns the root of the public-good instance, which ships with the pinned `sigstore-verify`.
     ///
     /// # Panics
-    /// Never: a test parses it.
+    /// Never: a test parses the root.
     pub fn embedded() -> &'static Self {
         static EMBEDDED: OnceLock<TrustedRoot> = OnceLock::new();
         EMBEDDED.get_or_init(|| {
-            Self::parse(SIGSTORE_PRODUCTION_TRUSTED_ROOT.as_bytes())
-                .expect("the embedded root is well-formed")
+            Self::parse(SIGSTORE_PRODUCTION_TRUSTED_ROOT.as_bytes()).expect("a test parses the embedded root")
         })
     }
 
     /// Parses the JSON form of a trusted root.
     ///
     /// # Errors
-    /// [`Check::Limit`] past a bound, [`Check::TrustedRoot`] for malformed, duplicate or unsupported keys and
-    /// authorities: a root that is only partly usable would refuse good bundles silently.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Refused> {
+    /// [`Check::Limit`] if a bound is exceeded; [`Check::TrustedRoot`] for malformed, duplicate or
+    /// unsupported keys and authorities, because a partly usable root would reject valid bundles.
+    pub fn parse(bytes: &[u8]) -> Result<Self, VerificationError> {
         if bytes.len() > MAX_TRUSTED_ROOT_BYTES {
-            let bound = format_args!("a trusted root has at most {MAX_TRUSTED_ROOT_BYTES} bytes");
-            return Err(Refused::new(Check::Limit, bound));
+            let detail = format_args!(
+                "the trusted root has {} bytes; the limit is {MAX_TRUSTED_ROOT_BYTES}",
+                bytes.len()
+            );
+            return Err(VerificationError::new(Check::Limit, detail));
         }
-        let json = json::parse(bytes, MAX_DEPTH).or_refused(Check::TrustedRoot)?;
+        let json = json::parse(bytes, MAX_DEPTH).or_fail(Check::TrustedRoot)?;
         let material: sigstore_verify::trust_root::TrustedRoot =
-            serde_json::from_value(json).or_refused(Check::TrustedRoot)?;
-        let verifier = Verifier::new(&material).or_refused(Check::TrustedRoot)?;
+            serde_json::from_value(json).or_fail(Check::TrustedRoot)?;
+        let verifier = Verifier::new(&material).or_fail(Check::TrustedRoot)?;
         let logs = material.tlogs.iter().map(|log| {
-            let key = VerificationKey::from_spki(&log.public_key.raw_bytes).or_refused(Check::TrustedRoot)?;
+            let key = VerificationKey::from_spki(&log.public_key.raw_bytes).or_fail(Check::TrustedRoot)?;
             Ok(Log { id: log.log_id.key_id.as_bytes().to_vec(), key, trusted: log.public_key.valid_for })
         });
-        let logs = logs.collect::<Result<_, Refused>>()?;
+        let logs = logs.collect::<Result<_, VerificationError>>()?;
         Ok(Self { material, verifier, logs, sha256: *sha256(bytes).as_bytes() })
     }
 
-    /// SHA-256 of the JSON text it was parsed from.
+    /// Returns the SHA-256 of the JSON text that was parsed.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
     }
 
-    /// When the most recent of its keys and authorities became valid.
+    /// Returns the latest start of validity among the keys and authorities, or `None` if none has a start.
     ///
-    /// A trusted root says nowhere when it was published. It is no older than this, but may be much
-    /// younger: between two rotations, years apart, nothing new starts. An alarm on this age should
-    /// therefore allow for a year or more; none where no member has a start.
+    /// A trusted root does not state when it was published. It was published at this time or later, possibly
+    /// much later, because rotations are years apart. An alarm on this age must therefore allow a year or
+    /// more.
     pub fn newest_start(&self) -> Option<OffsetDateTime> {
         let root = &self.material;
         let logs = root.tlogs.iter().map(|log| log.public_key.valid_for);
@@ -102,8 +104,8 @@ impl Log {
         self.key.verify(message, signature).is_ok()
     }
 
-    /// Whether its validity has begun. A log that is trusted no more stays good for what it signed
-    /// earlier, and a checkpoint does not say when that was.
+    /// Returns whether the log's validity has started. The end is not checked: an expired log's earlier
+    /// signatures remain valid, and a checkpoint does not state its time.
     pub(crate) fn has_started(&self) -> bool {
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
         self.trusted.is_none_or(|range| range.start.as_nanosecond() <= now)

@@ -2,26 +2,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bakeoff_attestation::{
-    Artifact, Attested, Bundle, Material, PublicKey, Refused, TrustedRoot, verify_keyed, verify_keyless,
+    Artifact, Bundle, Material, PublicKey, TrustedRoot, VerificationError, VerifiedSignature, verify_keyed,
+    verify_keyless,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-/// One bundle with all that is needed to verify it.
+/// A bundle with the inputs of its verification.
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) bundle: Vec<u8>,
     pub(crate) signed: Signed,
-    /// The embedded root where there is none.
+    /// `None` stands for the embedded root.
     pub(crate) root: Option<TrustedRoot>,
-    /// Asked of a key bundle.
+    /// The expected key of a key bundle.
     pub(crate) key: Option<PublicKey>,
-    /// Issuer and subject asked of a keyless one.
+    /// The expected issuer and subject of a keyless bundle.
     pub(crate) identity: Option<(String, String)>,
 }
 
-/// What was signed.
+/// The signed artifact.
 #[derive(Clone)]
 pub(crate) enum Signed {
     Bytes(Vec<u8>),
@@ -66,22 +67,26 @@ impl Case {
         }
     }
 
-    /// All cases on disk, publication bundles included.
+    /// Reads all fixtures, including publication bundles.
     pub(crate) fn all() -> Vec<Self> {
         folders().iter().map(|folder| Self::read(folder)).collect()
     }
 
-    /// Those that verify.
+    /// Reads the fixtures that verify.
     pub(crate) fn accepted() -> Vec<Self> {
         Self::all().into_iter().filter(|case| !case.name.ends_with("_fail")).collect()
     }
 
-    pub(crate) fn verify(&self) -> Result<Attested, Refused> {
+    pub(crate) fn verify(&self) -> Result<VerifiedSignature, VerificationError> {
         self.verify_other(&self.bundle, &self.signed)
     }
 
-    /// Verifies another bundle or another artifact by this case's signer.
-    pub(crate) fn verify_other(&self, bundle: &[u8], signed: &Signed) -> Result<Attested, Refused> {
+    /// Verifies another bundle or artifact against this case's signer and root.
+    pub(crate) fn verify_other(
+        &self,
+        bundle: &[u8],
+        signed: &Signed,
+    ) -> Result<VerifiedSignature, VerificationError> {
         let bundle = Bundle::parse(bundle)?;
         let root = self.root.as_ref().unwrap_or_else(|| TrustedRoot::embedded());
         match &self.key {

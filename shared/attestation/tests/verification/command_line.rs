@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use crate::case::{fixtures, folders};
 
-/// Cargo builds the examples before it runs the tests, beside them.
+/// Returns the path of the example, which Cargo builds before it runs the tests.
 fn binary() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let profile = tests.parent().and_then(Path::parent).unwrap();
@@ -20,7 +20,7 @@ fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// The arguments the conformance suite would give for a folder.
+/// Returns the arguments that the conformance suite passes for a folder.
 fn arguments(folder: &Path) -> Vec<String> {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let mut arguments = vec!["verify-bundle".to_owned(), "--bundle".to_owned(), path("bundle.sigstore.json")];
@@ -40,7 +40,7 @@ fn arguments(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_case_is_as_its_name_says() {
+fn the_exit_code_is_1_for_fail_fixtures_and_0_for_all_others() {
     let cases: Vec<_> =
         folders().into_iter().filter(|folder| folder.join("bundle.sigstore.json").exists()).collect();
     assert_eq!(cases.len(), 14);
@@ -56,7 +56,7 @@ fn every_case_is_as_its_name_says() {
 }
 
 #[test]
-fn misuse_is_refused() {
+fn wrong_arguments_exit_with_1() {
     let folder = fixtures().join("key-ed25519-msg-rekor1");
     let arguments = arguments(&folder);
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();

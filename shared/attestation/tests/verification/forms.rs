@@ -1,4 +1,4 @@
-//! Key bundles of forms for which no fixture exists, signed here, with a transparency log made here.
+//! Key bundles in forms without a fixture, signed by the test, with entries in a transparency log of its own.
 
 use bakeoff_attestation::{Check, PublicKey, TrustedRoot};
 use base64::Engine as _;
@@ -21,7 +21,7 @@ const KINDS: [(&str, &str, bool); 7] = [
     ("", "", true),
 ];
 
-/// Bundles of every kind of entry, each signed pure and pre-hashed by Ed25519, and by P-256.
+/// Creates a bundle for each kind of entry, signed with Ed25519, Ed25519ph and ECDSA P-256.
 pub(crate) fn cases() -> Vec<Case> {
     let log = LogKey::new();
     let signers = || [Key::ed25519(false), Key::ed25519(true), Key::p256()];
@@ -72,7 +72,7 @@ impl Key {
         }
     }
 
-    /// The digest cosign would write: SHA-512 where Ed25519ph hashes with it.
+    /// Returns the digest that cosign would write: SHA-512 for Ed25519ph, else SHA-256.
     fn hash(&self, message: &[u8]) -> (&'static str, &'static str, Vec<u8>) {
         match self {
             Self::Ed25519 { prehashed: true, .. } => ("SHA2_512", "sha512", Sha512::digest(message).to_vec()),
@@ -81,7 +81,7 @@ impl Key {
     }
 }
 
-/// The key of a log, which signs checkpoints and promises.
+/// The signing key of a log, for checkpoints and inclusion promises.
 struct LogKey(KeyPair);
 
 impl LogKey {
@@ -118,8 +118,8 @@ impl LogKey {
         TrustedRoot::parse(root.to_string().as_bytes()).unwrap()
     }
 
-    /// An entry that is the second of three leaves.
-    fn enter(&self, kind: &str, version: &str, body: &Value) -> Value {
+    /// Creates an entry as the second of three leaves.
+    fn create_entry(&self, kind: &str, version: &str, body: &Value) -> Value {
         let body = body.to_string().into_bytes();
         let (first, third) = (leaf(b"first"), leaf(b"third"));
         let root = STANDARD.encode(parent(&parent(&first, &leaf(&body)), &third));
@@ -139,7 +139,8 @@ impl LogKey {
             "canonicalizedBody": STANDARD.encode(&body),
         });
         if (kind, version) != ("hashedrekord", "0.0.2") {
-            // In canonical order: whether serde_json sorts or keeps it depends on who else is built.
+            // Members in canonical order: whether serde_json sorts them depends on the features that other
+            // crates in the build enable.
             let promised = json!({
                 "body": STANDARD.encode(&body),
                 "integratedTime": 1_700_000_000,
@@ -182,7 +183,7 @@ fn case((kind, version, is_envelope): (&str, &str, bool), key: &Key, log: &LogKe
         "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
         "verificationMaterial": {
             "publicKey": {"hint": STANDARD.encode(key.public().fingerprint())},
-            "tlogEntries": body.iter().map(|body| log.enter(kind, version, body)).collect::<Vec<_>>(),
+            "tlogEntries": body.iter().map(|body| log.create_entry(kind, version, body)).collect::<Vec<_>>(),
         },
     });
     if is_envelope {
@@ -207,7 +208,7 @@ fn case((kind, version, is_envelope): (&str, &str, bool), key: &Key, log: &LogKe
     }
 }
 
-/// What Rekor records for a signature; none for a bundle without an entry.
+/// Returns the body that Rekor records for a signature, or `None` for a bundle without an entry.
 fn body(
     kind: &str,
     version: &str,
@@ -252,15 +253,15 @@ fn body(
 }
 
 #[test]
-fn every_form_verifies() {
+fn every_form_of_key_bundle_verifies() {
     for case in cases() {
-        let attested = case.verify().unwrap_or_else(|refused| panic!("{}: {refused}", case.name));
-        assert_eq!(attested.log_entries(), usize::from(!case.name.contains(" / ")), "{}", case.name);
+        let verified = case.verify().unwrap_or_else(|refused| panic!("{}: {refused}", case.name));
+        assert_eq!(verified.log_entries(), usize::from(!case.name.contains(" / ")), "{}", case.name);
     }
 }
 
 #[test]
-fn an_entry_about_something_else_is_refused_though_the_log_holds_it() {
+fn a_logged_entry_of_another_signature_is_refused() {
     let log = LogKey::new();
     let edit = |kind: (&str, &str, bool), pointer: &str, value: Value| {
         let case = case(kind, &Key::ed25519(false), &log);
@@ -269,7 +270,7 @@ fn an_entry_about_something_else_is_refused_though_the_log_holds_it() {
         let body = STANDARD.decode(entry["canonicalizedBody"].as_str().unwrap()).unwrap();
         let mut body: Value = serde_json::from_slice(&body).unwrap();
         *body.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer}")) = value;
-        bundle["verificationMaterial"]["tlogEntries"][0] = log.enter(kind.0, kind.1, &body);
+        bundle["verificationMaterial"]["tlogEntries"][0] = log.create_entry(kind.0, kind.1, &body);
         case_with(case, bundle, &log)
     };
     let other = || STANDARD.encode([7; 64]);

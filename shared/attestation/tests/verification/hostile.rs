@@ -1,4 +1,4 @@
-//! Bundles and roots that are refused before anything in them is believed.
+//! Malformed and oversized bundles, keys and roots, which are refused before any cryptography.
 
 use bakeoff_attestation::{Bundle, Check, PublicKey, TrustedRoot, limits};
 use base64::Engine as _;
@@ -16,8 +16,8 @@ fn check(bundle: &Value) -> Check {
     Bundle::parse(bundle.to_string().as_bytes()).unwrap_err().check()
 }
 
-/// The bundle with the first item of the list at `pointer` repeated until there are `count`.
-fn repeated(name: &str, pointer: &str, count: usize) -> Value {
+/// Returns the bundle with the first item of the list at `pointer` repeated `count` times.
+fn repeat_first_item(name: &str, pointer: &str, count: usize) -> Value {
     let mut bundle = bundle(name);
     let items = bundle.pointer_mut(pointer).and_then(Value::as_array_mut).unwrap();
     *items = vec![items.first().cloned().unwrap_or_else(|| json!("AAAA")); count];
@@ -25,7 +25,7 @@ fn repeated(name: &str, pointer: &str, count: usize) -> Value {
 }
 
 #[test]
-fn counts_past_their_bound_are_refused() {
+fn counts_over_the_limit_are_refused() {
     let material = "/verificationMaterial";
     for (name, pointer, bound) in [
         (
@@ -46,16 +46,16 @@ fn counts_past_their_bound_are_refused() {
         ),
         ("key-ed25519-dsse-norekor", "/dsseEnvelope/signatures".to_owned(), limits::MAX_SIGNATURES),
     ] {
-        assert_eq!(check(&repeated(name, &pointer, bound + 1)), Check::Limit, "{pointer}");
-        // Within the bound it is the repetition that is refused.
+        assert_eq!(check(&repeat_first_item(name, &pointer, bound + 1)), Check::Limit, "{pointer}");
+        // Within the limit, the repetition is refused.
         if bound > 1 && !pointer.ends_with("hashes") {
-            assert_eq!(check(&repeated(name, &pointer, bound)), Check::Format, "{pointer}");
+            assert_eq!(check(&repeat_first_item(name, &pointer, bound)), Check::Format, "{pointer}");
         }
     }
 }
 
 #[test]
-fn sizes_and_depths_past_their_bound_are_refused() {
+fn sizes_and_depths_over_the_limit_are_refused() {
     let long = vec![b' '; limits::MAX_BUNDLE_BYTES + 1];
     assert_eq!(Bundle::parse(&long).unwrap_err().check(), Check::Limit);
     assert_eq!(
@@ -86,7 +86,7 @@ fn sizes_and_depths_past_their_bound_are_refused() {
 }
 
 #[test]
-fn alternatives_side_by_side_are_refused() {
+fn two_alternatives_at_once_are_refused() {
     let mut two_contents = bundle("keyless-msg-rekor1");
     two_contents["dsseEnvelope"] = bundle("key-ed25519-dsse-norekor")["dsseEnvelope"].clone();
     let mut two_materials = bundle("keyless-msg-rekor1");
@@ -107,7 +107,7 @@ fn duplicate_members_are_refused() {
 }
 
 #[test]
-fn statements_that_say_nothing_about_the_artifact_are_refused() {
+fn statements_without_a_usable_subject_are_refused() {
     let with = |statement: Value| {
         let mut bundle = bundle("key-ed25519-dsse-norekor");
         bundle["dsseEnvelope"]["payload"] = STANDARD.encode(statement.to_string()).into();
@@ -132,7 +132,7 @@ fn statements_that_say_nothing_about_the_artifact_are_refused() {
 }
 
 #[test]
-fn a_refusal_is_one_short_line_whatever_the_bundle_holds() {
+fn an_error_is_one_short_line_without_control_characters() {
     let mut unknown = bundle("keyless-msg-rekor1");
     unknown[format!("a\n\u{1b}[31m{}", "b".repeat(10_000))] = "".into();
     let refused = Bundle::parse(unknown.to_string().as_bytes()).unwrap_err();
@@ -141,9 +141,9 @@ fn a_refusal_is_one_short_line_whatever_the_bundle_holds() {
 }
 
 #[test]
-fn keys_of_other_kinds_are_refused() {
+fn keys_of_unsupported_types_are_refused() {
     let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    // A P-384 point (all zero: its kind is refused before it is looked at).
+    // A P-384 key; the point may be all zeros, because the key type is checked first.
     let algorithm = b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
     let p384 = [b"\x30\x76", &algorithm[..], b"\x03\x62\x00\x04", &[0; 96]].concat();
     let p384 = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(p384));

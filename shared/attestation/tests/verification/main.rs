@@ -1,6 +1,6 @@
-//! The crate against bundles of every form: accepted as they are, refused once anything is changed.
+//! Verification of bundles in every form: accepted unchanged, refused after any change.
 
-// A test fails by panicking; the setting for tests does not reach the functions they share.
+// `allow-unwrap-in-tests` does not cover functions that tests share.
 #![allow(clippy::unwrap_used)]
 
 mod case;

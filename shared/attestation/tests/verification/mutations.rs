@@ -1,4 +1,4 @@
-//! Change one thing in a bundle that verifies, and it must no longer verify.
+//! Mutation tests: a bundle that verifies must be refused after any single change.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,29 +11,28 @@ fn all_forms() -> impl Iterator<Item = Case> {
     Case::accepted().into_iter().chain(forms::cases())
 }
 
-/// How many bytes to go on from one change to the next: every byte for one case of each form, some for
-/// further cases of a form.
+/// Returns the distance in bytes between mutations: 1 for one case of each form, 13 for further cases.
 fn stride(case: &Case) -> usize {
     let is_further =
         ["py-", "bundle-", "public-good-", "PKIX_ECDSA"].iter().any(|maker| case.name.starts_with(maker));
     if is_further { 13 } else { 1 }
 }
 
-fn parsed(case: &Case) -> Value {
+fn parse_bundle(case: &Case) -> Value {
     serde_json::from_slice(&case.bundle).unwrap()
 }
 
-/// Fails unless `mutant` is refused, or proves the very same.
+/// Fails unless `mutant` is refused or, if `harmless`, proves the same digest and times.
 fn assert_refused(case: &Case, mutant: &Value, what: &str, harmless: bool) {
     let outcome = case.verify_other(mutant.to_string().as_bytes(), &case.signed);
     match outcome {
         Err(_) => {}
-        Ok(attested) if harmless => {
+        Ok(verified) if harmless => {
             let original = case.verify().unwrap();
-            assert_eq!(attested.digest(), original.digest(), "{}: {what}", case.name);
+            assert_eq!(verified.digest(), original.digest(), "{}: {what}", case.name);
             let times = original.verified_times();
             assert!(
-                attested.verified_times().iter().all(|time| times.contains(time)),
+                verified.verified_times().iter().all(|time| times.contains(time)),
                 "{}: {what}",
                 case.name
             );
@@ -42,7 +41,7 @@ fn assert_refused(case: &Case, mutant: &Value, what: &str, harmless: bool) {
     }
 }
 
-/// JSON pointers of everything below a value.
+/// Returns the JSON pointers of all descendants of a value.
 fn pointers(value: &Value) -> Vec<String> {
     let pointers_under = |token: String, member: &Value| {
         let inner = pointers(member).into_iter().map(|inner| format!("/{token}{inner}")).collect::<Vec<_>>();
@@ -61,8 +60,7 @@ fn pointers(value: &Value) -> Vec<String> {
     }
 }
 
-/// Every single-byte change of a text: of the bytes it encodes where it is base64 or hexadecimal, of its
-/// own where it is not.
+/// Returns every single-byte change of a text: of the decoded bytes for base64, else of its characters.
 fn changed_texts(pointer: &str, text: &str) -> Vec<String> {
     let name = pointer.rsplit('/').next().unwrap();
     let is_plain = ["mediaType", "kind", "version", "algorithm", "payloadType", "envelope"].contains(&name)
@@ -71,7 +69,7 @@ fn changed_texts(pointer: &str, text: &str) -> Vec<String> {
         || name == "integratedTime";
     let flip = |index: usize, byte: u8| byte ^ (1 << (index % 8));
     if is_plain {
-        // The lowest bit keeps most characters printable, and digits digits.
+        // Flipping the lowest bit keeps most characters printable, and digits remain digits.
         let characters: Vec<char> = text.chars().collect();
         let changed = |index: usize| {
             let mut characters = characters.clone();
@@ -91,24 +89,24 @@ fn changed_texts(pointer: &str, text: &str) -> Vec<String> {
     (0..bytes.len()).map(changed).chain([longer, shorter, String::new()]).collect()
 }
 
-/// Changes that leave what is proved as it was.
+/// Returns whether the change does not affect what the bundle proves.
 fn is_harmless_change(pointer: &str, changed: &str) -> bool {
     let is_changed_to_empty = changed.is_empty();
-    // The version of the format is signed by nobody; a bundle that meets the demands of another version is
-    // a bundle of that version.
+    // The format version is unsigned. A bundle that meets the requirements of another version is valid in
+    // that version.
     pointer == "/mediaType"
-        // Around what it signs, a timestamp token has fields its authority does not sign, such as the
-        // status. The time is signed, and no other may come out (checked above).
+        // A timestamp token has fields outside the signed part, such as the status. The time is signed;
+        // `assert_refused` checks that it does not change.
         || pointer.ends_with("/signedTimestamp")
-        // An empty hint is a missing one; any other change of it is refused.
+        // An empty hint counts as missing; any other change is refused.
         || is_changed_to_empty
             && (pointer == "/verificationMaterial/publicKey/hint" || pointer.ends_with("/keyid"))
 }
 
 #[test]
-fn a_changed_byte_is_refused() {
+fn a_bundle_with_a_changed_byte_is_refused() {
     for case in all_forms() {
-        let original = parsed(&case);
+        let original = parse_bundle(&case);
         for pointer in pointers(&original) {
             let Some(text) = original.pointer(&pointer).and_then(Value::as_str) else {
                 continue;
@@ -127,20 +125,21 @@ fn a_changed_byte_is_refused() {
     }
 }
 
-/// Members without which a bundle still proves as much, or is another accepted form.
-fn is_harmless_loss(case: &Case, pointer: &str, value: &Value) -> bool {
-    // A default may be left out in the JSON form of protocol buffers.
+/// Returns whether a bundle without the member still proves the same or is in another accepted form.
+fn is_harmless_removal(case: &Case, pointer: &str, value: &Value) -> bool {
+    // Protobuf JSON may omit default values.
     if [json!([]), json!({}), json!("0"), json!("")].contains(value) {
         return true;
     }
     let material = "/verificationMaterial";
-    let is_promised = parsed(case).pointer(&format!("{material}/tlogEntries/0/inclusionPromise")).is_some();
+    let is_promised =
+        parse_bundle(case).pointer(&format!("{material}/tlogEntries/0/inclusionPromise")).is_some();
     let is_timestamp = pointer.starts_with(&format!("{material}/timestampVerificationData"));
     match case.key {
-        // One vouched time is enough, and the log's promise gives it.
+        // One attested time is enough; the log's promise provides it.
         None => is_promised && is_timestamp,
-        // A key bundle needs no evidence and no hint. cosign writes no digest for pure Ed25519; others do,
-        // and the signature is over the artifact anyway.
+        // A key bundle needs neither evidence nor a hint. For pure Ed25519, cosign writes no digest and other
+        // signers do; the signature covers the artifact in both cases.
         Some(_) => {
             is_timestamp
                 || pointer == format!("{material}/tlogEntries")
@@ -153,15 +152,16 @@ fn is_harmless_loss(case: &Case, pointer: &str, value: &Value) -> bool {
 }
 
 fn is_pure_ed25519(name: &str) -> bool {
-    let by_harness = name == "bundle-two-prompts";
+    let is_harness_bundle = name == "bundle-two-prompts";
     let name = name.to_lowercase();
-    by_harness || name.contains("ed25519") && !name.contains("ed25519ph") && !name.contains("ed25519_ph")
+    is_harness_bundle
+        || name.contains("ed25519") && !name.contains("ed25519ph") && !name.contains("ed25519_ph")
 }
 
 #[test]
-fn a_missing_member_is_refused() {
+fn a_bundle_without_a_required_member_is_refused() {
     for case in all_forms() {
-        let original = parsed(&case);
+        let original = parse_bundle(&case);
         for pointer in pointers(&original) {
             let (parent, last) = pointer.rsplit_once('/').unwrap();
             let mut mutant = original.clone();
@@ -170,9 +170,9 @@ fn a_missing_member_is_refused() {
                 Value::Array(items) => drop(items.remove(last.parse().unwrap())),
                 _ => unreachable!("only these have members"),
             }
-            let harmless = is_harmless_loss(&case, &pointer, original.pointer(&pointer).unwrap());
+            let harmless = is_harmless_removal(&case, &pointer, original.pointer(&pointer).unwrap());
             assert_refused(&case, &mutant, &format!("{pointer} missing"), harmless);
-            // A null member is a missing one.
+            // A null member counts as missing.
             let mut mutant = original.clone();
             *mutant.pointer_mut(&pointer).unwrap() = Value::Null;
             assert_refused(&case, &mutant, &format!("{pointer} null"), harmless);
@@ -200,7 +200,7 @@ fn a_bundle_for_another_artifact_is_refused() {
         let Signed::Bytes(bytes) = &case.signed else {
             continue;
         };
-        // Every byte of a short artifact, some of a long one.
+        // Every byte of a short artifact, about 64 bytes of a long one.
         for index in (0..bytes.len()).step_by(bytes.len() / 64 + 1) {
             let mut changed = bytes.clone();
             changed[index] ^= 1;
@@ -218,7 +218,7 @@ fn is_same(one: &Signed, other: &Signed) -> bool {
 }
 
 #[test]
-fn another_signers_bundle_is_refused() {
+fn a_bundle_by_another_signer_is_refused() {
     for case in all_forms().filter(|case| case.key.is_some()) {
         for other in all_forms().filter(|other| other.key.is_some() && other.key != case.key) {
             assert!(
@@ -232,12 +232,12 @@ fn another_signers_bundle_is_refused() {
 }
 
 #[test]
-fn evidence_of_another_bundle_is_refused() {
+fn evidence_from_another_bundle_is_refused() {
     let cases: Vec<_> = all_forms().collect();
     for case in &cases {
         for other in &cases {
-            let (original, donor) = (parsed(case), parsed(other));
-            // Ed25519 is deterministic: evidence for the same signature is evidence for this one.
+            let (original, donor) = (parse_bundle(case), parse_bundle(other));
+            // Ed25519 is deterministic, so two cases can share a signature and its evidence.
             if signature(&original) == signature(&donor) {
                 continue;
             }
@@ -269,10 +269,11 @@ fn is_empty(value: &Value) -> bool {
 }
 
 #[test]
-fn a_changed_character_of_the_text_is_refused_or_means_the_same() {
+fn a_changed_byte_of_the_json_text_is_refused_or_has_no_effect() {
     for case in Case::accepted() {
-        let original = parsed(&case);
-        // Between quotes are mostly the texts that are changed byte by byte above.
+        let original = parse_bundle(&case);
+        // A third of the bytes suffices: most are inside strings, whose bytes
+        // `a_bundle_with_a_changed_byte_is_refused` changes one by one.
         for index in (0..case.bundle.len()).step_by(3 * stride(&case)) {
             let mut text = case.bundle.clone();
             text[index] ^= 1;

@@ -40,18 +40,18 @@ fn pointers(files: Files) -> Vec<String> {
 fn the_harness_bundles_are_accepted_and_their_signatures_verify() {
     for (name, material) in NAMES.into_iter().zip([Material::Certificate, Material::PublicKey]) {
         let bundle = PublicationBundle::parse(files(name)).unwrap();
-        assert_eq!(bundle.disagreements(&result(&bundle)), []);
+        assert_eq!(bundle.differences(&result(&bundle)), []);
         assert_eq!(bundle.files().count(), 5);
         assert_eq!(Bundle::parse(bundle.signature()).unwrap().material(), material);
         let case = Case::read(&fixtures().join(name));
-        let attested =
+        let verified =
             case.verify_other(bundle.signature(), &Signed::Bytes(bundle.result().to_vec())).unwrap();
-        assert_eq!(attested.digest(), <[u8; 32]>::from(Sha256::digest(bundle.result())));
+        assert_eq!(verified.digest(), <[u8; 32]>::from(Sha256::digest(bundle.result())));
     }
 }
 
 #[test]
-fn all_three_shapes_of_the_listing_are_read() {
+fn all_three_forms_of_the_file_listing_are_accepted() {
     let files = files(NAMES[0]);
     let listed = manifest(&files)["files"].as_object().unwrap().clone();
     let texts: Value = listed.iter().map(|(name, entry)| (name.clone(), entry["sha256"].clone())).collect();
@@ -74,7 +74,7 @@ fn all_three_shapes_of_the_listing_are_read() {
 }
 
 #[test]
-fn a_bundle_without_dashboard_is_accepted() {
+fn a_bundle_without_a_dashboard_is_accepted() {
     let mut files = files(NAMES[0]);
     files.remove("dashboard.html");
     let mut manifest = manifest(&files);
@@ -84,7 +84,7 @@ fn a_bundle_without_dashboard_is_accepted() {
 }
 
 #[test]
-fn every_changed_file_is_refused() {
+fn a_change_to_any_file_is_refused() {
     for name in NAMES {
         for file in files(name).keys().filter(|file| *file != "manifest.json") {
             let mut changed = files(name);
@@ -95,7 +95,7 @@ fn every_changed_file_is_refused() {
 }
 
 #[test]
-fn all_errors_come_at_once() {
+fn all_field_errors_are_reported_at_once() {
     let mut files = files(NAMES[0]);
     let mut manifest = manifest(&files);
     files.insert("../../etc/passwd".to_owned(), Vec::new());
@@ -129,7 +129,7 @@ fn all_errors_come_at_once() {
 }
 
 #[test]
-fn unreadable_manifests_are_refused() {
+fn malformed_manifests_are_refused() {
     let valid = files(NAMES[0]);
     let twice = String::from_utf8(valid["manifest.json"].clone()).unwrap();
     let twice = twice.replacen('{', "{\"run_id\": \"other\",", 1);
@@ -145,7 +145,7 @@ fn unreadable_manifests_are_refused() {
 }
 
 #[test]
-fn each_disagreement_with_the_signed_result_is_told() {
+fn each_difference_from_the_signed_result_is_reported() {
     for (member, value, pointer) in [
         ("run_id", json!("other"), "/run_id"),
         ("timestamp", json!("20260101-000000"), "/timestamp"),
@@ -173,21 +173,21 @@ fn each_disagreement_with_the_signed_result_is_told() {
         let mut manifest = manifest(&files);
         manifest[member] = value;
         let bundle = PublicationBundle::parse(with_manifest(files, &manifest)).unwrap();
-        let found = bundle.disagreements(&result(&bundle));
+        let found = bundle.differences(&result(&bundle));
         let found: Vec<_> = found.iter().map(|field_error| field_error.pointer.as_str()).collect();
         assert_eq!(found, [format!("/files/manifest.json{pointer}")]);
     }
 }
 
 #[test]
-fn a_status_the_result_leaves_out_is_that_of_its_worst_model() {
+fn a_result_without_run_status_has_the_status_of_its_worst_model() {
     let bundle = PublicationBundle::parse(files(NAMES[0])).unwrap();
     let mut result = result(&bundle);
     result.as_object_mut().unwrap().remove("run_status");
-    assert_eq!(bundle.disagreements(&result), []);
+    assert_eq!(bundle.differences(&result), []);
     result["model_scores"][0]["status"] = "incomplete".into();
     let found: Vec<_> =
-        bundle.disagreements(&result).into_iter().map(|field_error| field_error.pointer).collect();
+        bundle.differences(&result).into_iter().map(|field_error| field_error.pointer).collect();
     let expected = ["/files/manifest.json/run_status", "/files/manifest.json/model_scores_summary/0/status"];
     assert_eq!(found, expected);
 }

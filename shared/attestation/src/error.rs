@@ -1,31 +1,31 @@
 use std::fmt;
 
-/// Which check refused the submission.
+/// The check that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Check {
-    /// A size or count is past its bound (see [`crate::limits`]).
+    /// A size or count exceeds its bound (see [`crate::limits`]).
     Limit,
-    /// The bundle is not a Sigstore bundle this crate reads.
+    /// The input is not a Sigstore bundle in a supported format.
     Format,
-    /// The key is unusable, or the bundle names another key.
+    /// The key is unusable, or the bundle is for another key.
     Key,
-    /// The bundle speaks of another artifact.
+    /// The bundle is for another artifact.
     Artifact,
     /// The signature does not verify.
     Signature,
-    /// The certificate, its chain or its certificate-transparency timestamp does not verify.
+    /// The certificate, its chain or its signed certificate timestamp (SCT) does not verify.
     Certificate,
-    /// The transparency-log evidence does not verify or speaks of something else.
+    /// A transparency-log entry does not verify or records another signature.
     LogEntry,
-    /// A timestamp does not verify, or none does where one is needed.
+    /// A timestamp does not verify, or a required one is missing.
     Timestamp,
-    /// The trusted root cannot be used.
+    /// The trusted root is malformed or unsupported.
     TrustedRoot,
 }
 
 impl Check {
-    /// A stable snake_case name, for machine-readable problem documents.
+    /// Returns a stable snake_case name for machine-readable problem documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Limit => "limit",
@@ -47,54 +47,54 @@ impl fmt::Display for Check {
     }
 }
 
-/// Why a bundle was refused: the check that failed and one line of detail.
+/// A failed verification: the check and one line of detail.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{check}: {detail}")]
-pub struct Refused {
+pub struct VerificationError {
     check: Check,
     detail: String,
 }
 
-/// Detail is cut here: it may quote the bundle, which a stranger wrote.
+/// Maximum characters of detail, which may quote the untrusted bundle.
 const MAX_DETAIL_CHARS: usize = 300;
 
-impl Refused {
+impl VerificationError {
     pub(crate) fn new(check: Check, detail: impl fmt::Display) -> Self {
         let detail = detail
             .to_string()
             .chars()
             .take(MAX_DETAIL_CHARS)
-            // One line, whatever the bundle held: the text goes to logs and terminals.
+            // Replaces control characters from the bundle, because the text goes to logs and terminals.
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
         Self { check, detail }
     }
 
-    /// Which check failed.
+    /// Returns the check that failed.
     pub fn check(&self) -> Check {
         self.check
     }
 
-    /// What was wrong, at most 300 characters, without control characters.
+    /// Returns the detail: at most 300 characters, without control characters.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 }
 
-/// Gives a foreign error the check it failed.
-pub(crate) trait OrRefused<T> {
-    fn or_refused(self, check: Check) -> Result<T, Refused>;
+/// Converts any error into a [`VerificationError`] of the check that it failed.
+pub(crate) trait OrFail<T> {
+    fn or_fail(self, check: Check) -> Result<T, VerificationError>;
 }
 
-impl<T, E: fmt::Display> OrRefused<T> for Result<T, E> {
-    fn or_refused(self, check: Check) -> Result<T, Refused> {
-        self.map_err(|error| Refused::new(check, error))
+impl<T, E: fmt::Display> OrFail<T> for Result<T, E> {
+    fn or_fail(self, check: Check) -> Result<T, VerificationError> {
+        self.map_err(|error| VerificationError::new(check, error))
     }
 }
 
-/// Gives an error of the verifier the check it failed. No `From`: it would put a Sigstore type into the
-/// public interface.
-pub(crate) fn by_verifier(error: sigstore_verify::Error) -> Refused {
+/// Converts an error of `sigstore-verify`. Not a `From` implementation, which would make a Sigstore type part
+/// of the public API.
+pub(crate) fn from_verifier_error(error: sigstore_verify::Error) -> VerificationError {
     use sigstore_verify::Error;
     let check = match &error {
         Error::SignatureInvalid(_) | Error::Crypto(_) => Check::Signature,
@@ -109,5 +109,5 @@ pub(crate) fn by_verifier(error: sigstore_verify::Error) -> Refused {
         Error::InvalidTrustRoot(_) | Error::TrustRoot(_) | Error::TrustedCertificate(_) => Check::TrustedRoot,
         _ => Check::Format,
     };
-    Refused::new(check, error)
+    VerificationError::new(check, error)
 }
