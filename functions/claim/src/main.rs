@@ -1,10 +1,10 @@
-//! `POST /api/queue/claim`: the next eligible job.
+//! `POST /api/queue/claim`: claims the next eligible job.
 //!
-//! `200` the job · `204` nothing is eligible, come back after `Retry-After` · `403 key_not_allowed` ·
-//! `409 claim_lost`, `claim_id_taken` · `422` every fault of the body
+//! `200` the job · `204` no eligible job; retry after `Retry-After` · `403 key_not_allowed` ·
+//! `409 claim_lost`, `claim_id_taken` · `422` all field errors of the body
 //!
-//! With `?explain=true` a claim that finds nothing is a `200` that says why: how many waiting jobs fail each
-//! requirement.
+//! With `?explain=true`, a claim that finds no job returns `200` with the number of waiting jobs that fail
+//! each requirement.
 
 #[cfg(test)]
 mod tests;
@@ -24,13 +24,14 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let body = request.body()?;
-    let mut wanted = parse_body(&body, ClaimRequest::parse)?;
-    // Without one, a second try after a lost answer would claim a second job.
-    wanted.claim_id.get_or_insert(request.fresh_id());
-    let reply = match claim(&client, &runner, app.config().lease, &wanted).await? {
+    let mut claim_request = parse_body(&body, ClaimRequest::parse)?;
+    // Without an id, the retry after a lost database reply would claim a second job.
+    claim_request.claim_id.get_or_insert(request.generated_id());
+    let reply = match claim(&client, &runner, app.config().lease, &claim_request).await? {
         Some(job) => Reply::json(200, &job)?.metric(Metric::count("Claims")),
         None if request.query("explain").as_deref() == Some("true") => {
-            Reply::json(200, &explain(&client, &runner, &wanted).await?)?.metric(Metric::count("EmptyClaims"))
+            Reply::json(200, &explain(&client, &runner, &claim_request).await?)?
+                .metric(Metric::count("EmptyClaims"))
         }
         None => Reply::empty(204)
             .header("retry-after", jittered_retry_after(10, 20))

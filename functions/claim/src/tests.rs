@@ -12,7 +12,7 @@ async fn send(service: &Service, event: &Event) -> Answer {
 }
 
 #[tokio::test]
-async fn a_job_is_claimed() {
+async fn a_claim_returns_the_job() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     service.enqueue_run().await;
@@ -44,12 +44,12 @@ async fn a_job_is_claimed() {
     assert_eq!(job["model"]["quantization"], "q4_k_m");
     assert_eq!(job["prompts"][0]["id"], "plain");
 
-    // The answer was lost: the same claim again.
+    // The runner repeats the claim after a lost response.
     assert_eq!(send(&service, &event(&token)).await.expect(200)["queue_id"], job["queue_id"]);
 }
 
 #[tokio::test]
-async fn nothing_to_do_says_when_to_come_back() {
+async fn a_claim_without_an_eligible_job_returns_204_with_retry_after() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     for body in [event(&token).body_text(), "{}"] {
@@ -61,20 +61,20 @@ async fn nothing_to_do_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_runner_that_wonders_is_told_what_keeps_the_jobs_from_it() {
+async fn explain_counts_the_jobs_that_fail_each_requirement() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     service.enqueue_run().await;
-    let wondering = |body: Value| event(&token).query("explain=true").body(body);
+    let explain = |body: Value| event(&token).query("explain=true").body(body);
     let too_small = json!({ "capabilities": { "vram_gb": 1, "quantizations": ["q4_k_m"] } });
-    let why = send(&service, &wondering(too_small)).await.expect(200);
+    let explanation = send(&service, &explain(too_small)).await.expect(200);
     assert_eq!(
-        why,
+        explanation,
         json!({ "vram": 1, "quantization": 0, "deferred": 0, "held_by_others": 0, "eligible": 0 })
     );
 
-    // A job is a job, asked for with or without a reason.
-    let job = send(&service, &wondering(json!({}))).await.expect(200);
+    // With an eligible job, `explain=true` claims it as usual.
+    let job = send(&service, &explain(json!({}))).await.expect(200);
     assert_eq!(job["attempt"], 1);
 }
 
@@ -91,7 +91,7 @@ async fn a_request_served_twice_claims_one_job() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_over_is_not_given_again() {
+async fn a_cancelled_claim_is_not_returned_again() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     service.enqueue_run().await;
@@ -101,7 +101,7 @@ async fn a_claim_that_is_over_is_not_given_again() {
 }
 
 #[tokio::test]
-async fn all_errors_come_at_once() {
+async fn all_field_errors_are_reported_at_once() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     let body = json!({
@@ -119,9 +119,9 @@ async fn all_errors_come_at_once() {
     }
 }
 
-/// A second word for the same thing: a reader of the first would see another than a reader of the last.
+/// With a duplicate name, one parser would read the first value and another the last.
 #[tokio::test]
-async fn no_object_has_a_name_twice() {
+async fn duplicate_member_names_are_refused() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     let body = r#"{"capabilities":{"vram_gb":1,"quantizations":[],"labels":{"a":1,"a":2}}}"#;
@@ -140,16 +140,16 @@ mod token {
     }
 
     #[tokio::test]
-    async fn a_request_without_one_is_challenged() {
+    async fn a_request_without_a_token_is_challenged() {
         let service = Service::start().await;
         let event = Event::sample("claim");
-        let without = [
+        let events = [
             event.clone().without_header("authorization"),
             event.clone().header("authorization", "Basic cnVubmVyOnNlY3JldA=="),
             event.clone().header("authorization", "Bearer "),
             event.header("authorization", "Bearer"),
         ];
-        for event in without {
+        for event in events {
             let answer = send(&service, &event).await;
             answer.problem(401, "unauthenticated");
             assert_eq!(challenge(&answer), "Bearer");
@@ -157,7 +157,7 @@ mod token {
     }
 
     #[tokio::test]
-    async fn expired_and_invalid_are_told_apart() {
+    async fn expired_and_invalid_tokens_have_different_codes() {
         let service = Service::start().await;
         let token = service.register_runner().await;
         let expired = service.token_of("runner-amd-8060s", -Duration::hours(1)).await;
@@ -165,11 +165,11 @@ mod token {
         answer.problem(401, "token_expired");
         assert_eq!(challenge(&answer), r#"Bearer error="invalid_token", error_description="token_expired""#);
 
-        let another = token.replace('.', "A.");
-        // The sample's own is signed by a key that nobody has any more.
+        let altered = token.replace('.', "A.");
+        // The key that signed the sample's token no longer exists.
         let sample = Event::sample("claim").json()["headers"]["authorization"].clone();
         let sample = sample.as_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned();
-        for token in [another.as_str(), "nonsense", &sample, &format!("{token},{token}")] {
+        for token in [altered.as_str(), "nonsense", &sample, &format!("{token},{token}")] {
             let answer = send(&service, &event(token)).await;
             answer.problem(401, "token_invalid");
             let expected = r#"Bearer error="invalid_token", error_description="token_invalid""#;
@@ -181,7 +181,7 @@ mod token {
     }
 
     #[tokio::test]
-    async fn a_revoked_key_is_refused_at_once() {
+    async fn a_revoked_key_is_refused_immediately() {
         let service = Service::start().await;
         let token = service.register_runner().await;
         let client = service.database.client().await;
@@ -192,20 +192,20 @@ mod token {
         send(&service, &event(&token)).await.problem(403, "key_not_allowed");
     }
 
-    /// Whoever has no token learns neither that the database is away nor what the body lacks.
+    /// A caller without a token learns neither the database's state nor the body's errors.
     #[tokio::test]
-    async fn it_is_asked_for_before_anything_else() {
+    async fn the_token_is_checked_before_the_database_and_the_body() {
         async fn answer(app: &App, request: Request) -> Result {
             super::answer(app, request).await
         }
         let service = Service::start().await;
         let keys = service.keys_file();
-        let away = app(&[
+        let without_database = app(&[
             ("PUBLIC_URL", bakeoff_testkit::event::SERVICE),
             ("SIGNING_KEYS_FILE", keys),
             ("DATABASE_URL", "postgres://bakeoff@127.0.0.1:1/bakeoff"),
         ]);
         let event = event("nonsense").body("{");
-        bakeoff_testkit::event::serve(&away, answer, &event).await.problem(401, "token_invalid");
+        bakeoff_testkit::event::serve(&without_database, answer, &event).await.problem(401, "token_invalid");
     }
 }

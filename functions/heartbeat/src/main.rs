@@ -1,7 +1,7 @@
-//! `POST /api/queue/{run_id}/heartbeat`: the lease extended, and word of a cancel.
+//! `POST /api/queue/{run_id}/heartbeat`: extends the lease and reports a cancel.
 //!
-//! `200` until when, and `continue` or `cancel` · `403 key_not_allowed` · `409 claim_lost` · `422` every
-//! fault of the body
+//! `200` the lease's new expiry, and `continue` or `cancel` · `403 key_not_allowed` · `409 claim_lost` ·
+//! `422` all field errors of the body
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +19,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let run_id = request.run_id()?;
     let body = request.body()?;
-    let beat = parse_body(&body, HeartbeatRequest::parse)?;
-    let answer = heartbeat(&client, &runner, app.config().lease, run_id, &beat).await?;
-    Ok(Reply::json(200, &answer)?.caller(runner.runner_id()))
+    let heartbeat_request = parse_body(&body, HeartbeatRequest::parse)?;
+    let extended = heartbeat(&client, &runner, app.config().lease, run_id, &heartbeat_request).await?;
+    Ok(Reply::json(200, &extended)?.caller(runner.runner_id()))
 }

@@ -11,22 +11,22 @@ async fn with_claim() -> (Service, Event) {
 }
 
 #[tokio::test]
-async fn a_lease_is_extended() {
+async fn a_heartbeat_extends_the_lease() {
     let (service, event) = with_claim().await;
-    let beat = send(&service, &event).await.expect(200);
-    assert_eq!(beat["directive"], "continue");
-    assert!(beat["lease_expires_at"].as_str() > beat["server_time"].as_str(), "{beat}");
+    let extended = send(&service, &event).await.expect(200);
+    assert_eq!(extended["directive"], "continue");
+    assert!(extended["lease_expires_at"].as_str() > extended["server_time"].as_str(), "{extended}");
 }
 
 #[tokio::test]
-async fn a_cancelled_run_is_told() {
+async fn a_cancelled_run_returns_the_directive_cancel() {
     let (service, event) = with_claim().await;
     service.cancel_run().await;
     assert_eq!(send(&service, &event).await.expect(200)["directive"], "cancel");
 }
 
 #[tokio::test]
-async fn another_claim_is_lost() {
+async fn another_claim_id_is_claim_lost() {
     let (service, event) = with_claim().await;
     let mut body = event.body_json();
     body["claim_id"] = json!("00000000-0000-4000-8000-000000000000");
@@ -34,7 +34,7 @@ async fn another_claim_is_lost() {
 }
 
 #[tokio::test]
-async fn what_names_no_run_is_not_found() {
+async fn a_path_that_is_not_a_run_id_is_run_not_found() {
     let (service, event) = with_claim().await;
     for path in ["x", "", "3f0d3b52-7f6e-4f2b-9a3e-6a6f1f6f0a01\0", "' OR true --", "../../admin/runs"] {
         let event = event.clone().path_parameter("run_id", path);
@@ -43,7 +43,7 @@ async fn what_names_no_run_is_not_found() {
 }
 
 #[tokio::test]
-async fn all_errors_come_at_once() {
+async fn all_field_errors_are_reported_at_once() {
     let (service, event) = with_claim().await;
     let body = json!({ "progress": [], "state": "running" });
     assert_eq!(

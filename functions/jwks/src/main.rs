@@ -1,6 +1,7 @@
-//! `GET /api/jwks.json`: the service's public keys (RFC 7517), so that anyone can check a receipt.
+//! `GET /api/jwks.json`: returns the service's public keys (RFC 7517), with which anyone can verify a
+//! receipt.
 //!
-//! `200` the set; no authentication
+//! `200` the key set · no authentication
 
 #[cfg(test)]
 mod tests;

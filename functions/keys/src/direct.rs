@@ -1,22 +1,22 @@
-//! The `keys` function takes two kinds of event: HTTP through the gateway, and an admin's direct
-//! invocation, where IAM has already decided who may invoke at all.
+//! Event dispatch of the `keys` function: HTTP events from API Gateway, and direct invocations by an admin,
+//! which IAM has authorized.
 
-use crate::{Command, answer, obey};
+use crate::{Command, answer, execute};
 use bakeoff_core::document::Object;
 use bakeoff_core::field_error::{FieldError, FieldErrors};
 use bakeoff_core::runners::runner::Admin;
-use bakeoff_lambda::serve::{respond, start, time_left, twice};
+use bakeoff_lambda::serve::{respond, start, time_left, with_retry};
 use bakeoff_lambda::{App, Refusal};
 use lambda_http::{RequestExt, Response};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// In the audit log for direct invocations: IAM does not tell a function who invoked it. CloudTrail
-/// knows, by the invocation's request id.
+/// The audit log's principal for direct invocations, followed by the request id. Lambda does not pass the
+/// caller's identity to the function; CloudTrail records it under the same request id.
 const DIRECT: &str = "direct invocation";
 
-/// Serves both kinds for as long as the environment lives.
+/// Serves both kinds of event until the execution environment ends.
 pub(crate) async fn serve() -> Result<(), Error> {
     let app = start()?;
     lambda_runtime::run(service_fn(
@@ -35,16 +35,17 @@ pub(crate) async fn dispatch(app: &App, event: LambdaEvent<Box<RawValue>>) -> Re
     let request_id = &event.context.request_id;
     let admin = Admin::from_iam_principal(format!("{DIRECT} {request_id}"));
     let outcome = match parse(payload) {
-        Ok(command) => twice(app, time_left(&event.context), || obey(app, &admin, &command)).await,
-        Err(errors) => Err(Refusal::Refused(errors.into())),
+        Ok(command) => with_retry(app, time_left(&event.context), || execute(app, &admin, &command)).await,
+        Err(errors) => Err(Refusal::Operation(errors.into())),
     };
     let reply = outcome.unwrap_or_else(Refusal::into_reply);
     let body: Value = reply.body().map(serde_json::from_str).transpose()?.unwrap_or_default();
-    // A refusal comes back as the problem; only a failure of ours fails the invocation.
+    // A refusal is returned as a problem document. Only a server error (status 500 or above) fails the
+    // invocation.
     if reply.status() >= 500 { Err(body.to_string().into()) } else { Ok(body) }
 }
 
-/// The response of payload format 2.0, which `lambda_http` makes only inside its own runtime.
+/// Builds the response of payload format 2.0, because `lambda_http` builds it only inside its own runtime.
 fn as_gateway_response(response: Response<lambda_http::Body>) -> Result<Value, Error> {
     let headers: serde_json::Map<String, Value> = response
         .headers()
@@ -74,9 +75,11 @@ fn parse(payload: &str) -> Result<Command, Vec<FieldError>> {
             revoke.finish(&mut errors);
             key_id.map(|key_id| Command::Revoke { key_id, reason })
         } else if let Some(entry) = object.raw("add") {
-            Command::parse_add(entry.get()).map_err(|found| errors.extend_with_prefix("/add", found)).ok()
+            Command::parse_add(entry.get())
+                .map_err(|add_errors| errors.extend_with_prefix("/add", add_errors))
+                .ok()
         } else {
-            errors.push("", "needs one of list, add and revoke");
+            errors.push("", "must have exactly one of `list`, `add` and `revoke`");
             None
         };
         object.finish(&mut errors);

@@ -1,13 +1,13 @@
-//! The allowlist, for admins: list, add, revoke.
+//! The allowlist for admins: list, add and revoke entries.
 //!
 //! `GET /api/admin/keys?cursor=&limit=`: `200` a page of entries
-//! `POST /api/admin/keys`: `201` the entry, `200` if it was active already · `409 key_exists` · `422`
+//! `POST /api/admin/keys`: `201` the entry, `200` if it was already active · `409 key_exists` · `422`
 //!   with `{"signer_policy": "<YAML>"}`: `200` the entries of the results repository's signer policy
 //! `DELETE /api/admin/keys/{key_id}`: `200` · `404 key_not_found`
 //!
-//! IAM only: without the gateway's IAM context every route is `403 not_an_admin`. Invoked directly
-//! (`aws lambda invoke`), where IAM guards the invocation itself, the payload is `{"list": {…}}`,
-//! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}`, and the answer is that of the route.
+//! All routes require IAM: without API Gateway's IAM context they return `403 not_an_admin`. A direct
+//! invocation (`aws lambda invoke`), which IAM authorizes too, has the payload `{"list": {…}}`,
+//! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}` and returns the body of the corresponding route.
 
 mod direct;
 mod signer_policy;
@@ -28,7 +28,7 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
     direct::serve().await
 }
 
-/// What an admin asks.
+/// An admin's request.
 enum Command {
     List { cursor: Option<String>, limit: Option<i32> },
     Add(Box<NewEntry>),
@@ -37,7 +37,7 @@ enum Command {
 }
 
 impl Command {
-    /// Reads the body of an addition: an entry, or a signer policy.
+    /// Parses the body of an addition: an entry, or a signer policy.
     fn parse_add(body: &str) -> std::result::Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let policy = Object::parse(body, "", &mut FieldErrors::default())
@@ -48,16 +48,16 @@ impl Command {
                 policy
             });
         let Some(policy) = policy else {
-            // A faulty policy is told as such; without one the body is an entry.
+            // Errors mean that `signer_policy` itself is invalid; otherwise the body is an entry.
             return if errors.is_empty() {
                 NewEntry::parse(body).map(|entry| Self::Add(Box::new(entry)))
             } else {
                 Err(errors.into_vec())
             };
         };
-        match signer_policy::entries(&policy) {
+        match signer_policy::parse(&policy) {
             Ok(entries) => return errors.finish(Some(Self::Import(entries))),
-            Err(found) => errors.extend_with_prefix("/signer_policy", found),
+            Err(policy_errors) => errors.extend_with_prefix("/signer_policy", policy_errors),
         }
         Err(errors.into_vec())
     }
@@ -74,10 +74,10 @@ async fn answer(app: &App, request: Request) -> Result {
         },
         _ => return Err(Refusal::NoSuchRoute),
     };
-    obey(app, &admin, &command).await
+    execute(app, &admin, &command).await
 }
 
-async fn obey(app: &App, admin: &Admin, command: &Command) -> Result {
+async fn execute(app: &App, admin: &Admin, command: &Command) -> Result {
     let client = app.database().await?;
     let reply = match command {
         Command::List { cursor, limit } => {

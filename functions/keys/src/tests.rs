@@ -10,14 +10,14 @@ async fn send(service: &Service, sample: &str) -> Answer {
     service.send(answer, &Event::sample(sample)).await
 }
 
-/// As `aws lambda invoke` would.
+/// Invokes the function directly, as `aws lambda invoke` does.
 async fn invoke(service: &Service, payload: &Value) -> Result<Value, String> {
     let event = LambdaEvent::new(to_raw_value(payload).unwrap(), context());
     dispatch(service.app(), event).await.map_err(|error| error.to_string())
 }
 
 #[tokio::test]
-async fn a_key_is_added_listed_and_revoked() {
+async fn a_key_can_be_added_listed_and_revoked() {
     let service = Service::start().await;
     let added = send(&service, "keys-add").await.expect(201);
     assert_eq!((&added["key_id"], &added["kind"]), (&json!(KEY_ID), &json!("ed25519")));
@@ -34,7 +34,7 @@ async fn a_key_is_added_listed_and_revoked() {
 }
 
 #[tokio::test]
-async fn the_same_key_on_other_terms_is_refused() {
+async fn an_active_key_with_other_attributes_is_key_exists() {
     let service = Service::start().await;
     send(&service, "keys-add").await.expect(201);
     let event = Event::sample("keys-add");
@@ -44,7 +44,7 @@ async fn the_same_key_on_other_terms_is_refused() {
 }
 
 #[tokio::test]
-async fn pages_follow_each_other() {
+async fn the_cursor_leads_to_the_next_page() {
     let service = Service::start().await;
     send(&service, "keys-add").await.expect(201);
     invoke(&service, Event::sample("keys-direct-add").json()).await.unwrap();
@@ -59,9 +59,9 @@ async fn pages_follow_each_other() {
     }
 }
 
-/// The gateway vouches for the caller, and nothing that the caller sends can.
+/// Only API Gateway's IAM context identifies an admin; a caller's headers cannot.
 #[tokio::test]
-async fn without_iam_nobody_is_an_admin() {
+async fn a_request_without_iam_context_is_not_an_admin() {
     let service = Service::start().await;
     for sample in ["keys-add", "keys-list", "keys-revoke"] {
         let event = Event::sample(sample).without_iam();
@@ -79,7 +79,7 @@ async fn without_iam_nobody_is_an_admin() {
 }
 
 #[tokio::test]
-async fn what_names_no_key_is_not_found() {
+async fn an_unknown_key_id_is_key_not_found() {
     let service = Service::start().await;
     for key_id in ["x", "", "a\0b", "' OR true --", &"k".repeat(10_000)] {
         let event = Event::sample("keys-revoke").path_parameter("key_id", key_id);
@@ -88,7 +88,7 @@ async fn what_names_no_key_is_not_found() {
 }
 
 #[tokio::test]
-async fn all_errors_come_at_once() {
+async fn all_field_errors_are_reported_at_once() {
     let service = Service::start().await;
     let event = Event::sample("keys-add");
     let body = json!({ "public_key": "AAAA", "expires_at": "tomorrow", "name": "bench" });
@@ -105,7 +105,7 @@ async fn all_errors_come_at_once() {
 }
 
 #[tokio::test]
-async fn invoked_directly_it_answers_the_same() {
+async fn a_direct_invocation_returns_the_bodies_of_the_routes() {
     let service = Service::start().await;
     let added = invoke(&service, Event::sample("keys-direct-add").json()).await.unwrap();
     assert_eq!(added["kind"], "oidc");
@@ -118,7 +118,7 @@ async fn invoked_directly_it_answers_the_same() {
 }
 
 #[tokio::test]
-async fn invoked_directly_it_refuses_the_same() {
+async fn a_direct_invocation_returns_the_problems_of_the_routes() {
     let service = Service::start().await;
     let wrong = [
         (json!({}), json!([""])),
@@ -139,9 +139,8 @@ async fn invoked_directly_it_refuses_the_same() {
     assert_eq!(invoke(&service, &unknown).await.unwrap()["code"], "key_not_found");
 }
 
-/// Through its own dispatch the response must be the gateway's format.
 #[tokio::test]
-async fn the_gateway_gets_its_own_format() {
+async fn an_http_event_gets_a_response_in_payload_format_2() {
     let service = Service::start().await;
     let response = invoke(&service, Event::sample("keys-list").json()).await.unwrap();
     assert_eq!((&response["statusCode"], &response["isBase64Encoded"]), (&json!(200), &json!(false)));

@@ -1,5 +1,5 @@
-//! A custom resource's request and the answer that CloudFormation waits for: a JSON document, put to a
-//! presigned URL.
+//! CloudFormation custom resource protocol: the request, and the response, a JSON document that the function
+//! PUTs to a presigned URL.
 
 use bakeoff_lambda::https::send;
 use hyper::body::Bytes;
@@ -7,10 +7,10 @@ use lambda_runtime::Error;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What of a reason CloudFormation shows; a longer answer than 4 kB it refuses.
+/// Maximum characters of a reason. CloudFormation rejects a response of more than 4 kB.
 const REASON_MAX: usize = 1000;
 
-/// A change of the custom resource.
+/// A request to create, update or delete the custom resource.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Request {
@@ -23,22 +23,24 @@ pub(crate) struct Request {
     physical_resource_id: Option<String>,
 }
 
-/// What a change asks of the database.
+/// The action for a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Apply,
-    LeaveAlone,
+pub(crate) enum Action {
+    Migrate,
+    Nothing,
 }
 
 impl Request {
-    /// A rollback's update comes as `Update` too, from the version of this function that is rolled back
-    /// to; it finds nothing pending that it knows of.
-    pub(crate) fn change(&self) -> Change {
-        if self.request_type == "Delete" { Change::LeaveAlone } else { Change::Apply }
+    /// Returns the action for the request.
+    ///
+    /// A rollback sends `Update` too, to the earlier version of this function, which knows no pending
+    /// migration.
+    pub(crate) fn action(&self) -> Action {
+        if self.request_type == "Delete" { Action::Nothing } else { Action::Migrate }
     }
 
-    /// Tells the stack how it went.
-    pub(crate) async fn answer(&self, outcome: &Result<Value, Error>) -> Result<(), Error> {
+    /// Reports the invocation's result to the stack.
+    pub(crate) async fn report(&self, outcome: &Result<Value, Error>) -> Result<(), Error> {
         put(&self.response_url, self.document(outcome).to_string()).await
     }
 
@@ -50,7 +52,7 @@ impl Request {
         json!({
             "Status": status,
             "Reason": reason,
-            // Always the same: another id would make CloudFormation delete the resource it replaces.
+            // Constant, because a new id makes CloudFormation delete the resource under the old one.
             "PhysicalResourceId": self.physical_resource_id.as_deref().unwrap_or("migration"),
             "StackId": self.stack_id,
             "RequestId": self.request_id,
@@ -60,13 +62,13 @@ impl Request {
 }
 
 async fn put(url: &str, body: String) -> Result<(), Error> {
-    // The URL is presigned without a content type: any other than the empty one breaks its signature.
+    // The URL is presigned for an empty content type; any other would invalidate the signature.
     let request = hyper::Request::put(url).header("content-type", "").body(Bytes::from(body))?;
     let response = send(request).await?;
     let status = response.status();
     if !status.is_success() {
-        let answer = String::from_utf8_lossy(response.body()).into_owned();
-        return Err(format!("the answer to the stack was refused with {status}: {answer}").into());
+        let body = String::from_utf8_lossy(response.body()).into_owned();
+        return Err(format!("the response to CloudFormation was rejected with {status}: {body}").into());
     }
     Ok(())
 }
@@ -82,15 +84,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_deletion_leaves_the_database_alone() {
+    fn every_request_except_delete_migrates() {
         let mut request = sample();
-        assert_eq!(request.change(), Change::Apply);
+        assert_eq!(request.action(), Action::Migrate);
         request.request_type = "Delete".into();
-        assert_eq!(request.change(), Change::LeaveAlone);
+        assert_eq!(request.action(), Action::Nothing);
     }
 
     #[tokio::test]
-    async fn a_failure_reaches_the_stack_with_its_reason() {
+    async fn a_failure_is_reported_to_the_stack_with_its_reason() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut request = sample();
         request.response_url = format!("http://{}/answer?X-Amz-Signature=x", listener.local_addr().unwrap());
@@ -105,7 +107,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             String::from_utf8(received).unwrap()
         });
-        request.answer(&Err("relation \"x\" exists".into())).await.unwrap();
+        request.report(&Err("relation \"x\" exists".into())).await.unwrap();
         let received = stack.await.unwrap();
         let (head, body) = received.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("PUT /answer?X-Amz-Signature=x HTTP/1.1\r\n"), "{head}");

@@ -1,15 +1,15 @@
-//! The deploy step: brings the database up to date before new code meets it. Safe to repeat.
+//! The deploy step: applies pending migrations before new code uses the database. Idempotent.
 //!
-//! As a CloudFormation custom resource it answers the stack: a failure fails the deploy, with its reason.
-//! A rollback or a deletion of the stack changes nothing, for what is in the database is not the stack's
-//! to undo. Invoked otherwise it answers which migrations it applied, as JSON.
+//! As a CloudFormation custom resource it reports to the stack; a failure fails the deploy and states the
+//! reason. A rollback or a deletion of the stack leaves the database unchanged, because the data must outlive
+//! the stack. A direct invocation returns the applied migrations as JSON.
 
 mod cloudformation;
 
 use bakeoff_core::migrate::{Applied, apply};
 use bakeoff_lambda::App;
 use bakeoff_lambda::tls;
-use cloudformation::{Change, Request};
+use cloudformation::{Action, Request};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
@@ -27,16 +27,17 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Whatever happens, the stack gets an answer: without one it would wait for its time limit.
+/// Handles a custom resource request. Always reports to the stack, which would otherwise wait until its
+/// timeout.
 async fn deploy_step(app: &App, request: &Request) -> Result<Value, Error> {
-    let outcome = match request.change() {
-        Change::Apply => migrate(app).await,
-        Change::LeaveAlone => Ok(json!({ "migrations": [] })),
+    let outcome = match request.action() {
+        Action::Migrate => migrate(app).await,
+        Action::Nothing => Ok(json!({ "migrations": [] })),
     };
     if let Err(error) = &outcome {
-        tracing::error!(%error, "the migration failed");
+        tracing::error!(%error, "migration failed");
     }
-    request.answer(&outcome).await?;
+    request.report(&outcome).await?;
     Ok(outcome.unwrap_or_else(|error| json!({ "failed": error.to_string() })))
 }
 
@@ -46,11 +47,12 @@ async fn migrate(app: &App) -> Result<Value, Error> {
     Ok(json!({ "migrations": applied.migrations }))
 }
 
-/// On a connection of its own: it holds a session lock, which a pooled one must not.
+/// Applies the migrations on a separate connection, because they hold a session lock, which a pooled
+/// connection must not hold.
 async fn connect_and_apply(app: &App) -> Result<Applied, Error> {
     let config = app.database_config().await?;
     if config.get_ssl_mode() == SslMode::Require {
-        let (mut client, connection) = config.connect(tls::to_postgres()).await?;
+        let (mut client, connection) = config.connect(tls::postgres_connector()).await?;
         tokio::spawn(connection);
         Ok(apply(&mut client).await?)
     } else {

@@ -1,19 +1,19 @@
-//! The reaper, every minute: lapsed claims back to the queue, the queue measured.
+//! The reaper: every minute, returns expired claims to the queue and publishes the queue's metrics.
 //!
-//! Answers what it did, as JSON. Safe to run twice at once.
+//! Returns the counts as JSON. Two reapers may run at the same time.
 
 #[cfg(test)]
 mod tests;
 
 use bakeoff_core::queue::reap::{Reaped, reap};
-use bakeoff_lambda::serve::{time_left, twice};
+use bakeoff_lambda::serve::{time_left, with_retry};
 use bakeoff_lambda::telemetry::{Metric, publish};
 use bakeoff_lambda::{App, Refusal};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::de::IgnoredAny;
 use std::time::Duration;
 
-/// Left for the last batch and the measures when time runs short.
+/// Time reserved for the last batch and the metrics.
 const RESERVE: Duration = Duration::from_secs(10);
 
 #[tokio::main(flavor = "current_thread")]
@@ -26,20 +26,20 @@ async fn main() -> Result<(), Error> {
 }
 
 async fn run(app: &App, time: Duration) -> Result<Reaped, Error> {
-    // An error of the invocation: the schedule's alarm and its dead-letter queue are for this.
-    let reaped = twice(app, time, || once(app, time.saturating_sub(RESERVE))).await?;
-    publish(&measures(&reaped));
-    tracing::info!(reaped = %serde_json::to_string(&reaped)?, "reaped");
+    // A failure fails the invocation, which triggers the schedule's alarm and dead-letter queue.
+    let reaped = with_retry(app, time, || reap_once(app, time.saturating_sub(RESERVE))).await?;
+    publish(&metrics(&reaped));
+    tracing::info!(reaped = %serde_json::to_string(&reaped)?, "reaped expired claims");
     Ok(reaped)
 }
 
-async fn once(app: &App, budget: Duration) -> Result<Reaped, Refusal> {
+async fn reap_once(app: &App, budget: Duration) -> Result<Reaped, Refusal> {
     let client = app.database().await?;
     Ok(reap(&client, app.config().lease, budget).await?)
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn measures(reaped: &Reaped) -> Vec<Metric> {
+fn metrics(reaped: &Reaped) -> Vec<Metric> {
     let queue = &reaped.queue;
     vec![
         Metric::gauge("Reaped", (reaped.returned + reaped.failed) as f64, "Count"),

@@ -3,7 +3,7 @@ use bakeoff_testkit::event::Service;
 use std::time::Duration;
 
 #[tokio::test]
-async fn a_lapsed_claim_goes_back_and_the_queue_is_measured() {
+async fn an_expired_claim_is_returned_and_the_queue_is_measured() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     service.enqueue_run().await;
@@ -19,10 +19,10 @@ async fn a_lapsed_claim_goes_back_and_the_queue_is_measured() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_again() {
+async fn the_reaper_reconnects_after_a_failover() {
     let service = Service::start().await;
-    let lost = service.app().database().await.unwrap();
-    let _ = lost.batch_execute("SET default_transaction_read_only = on").await;
-    drop(lost);
+    let connection = service.app().database().await.unwrap();
+    let _ = connection.batch_execute("SET default_transaction_read_only = on").await;
+    drop(connection);
     run(service.app(), Duration::from_secs(60)).await.unwrap();
 }

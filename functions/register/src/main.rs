@@ -1,7 +1,7 @@
-//! `POST /api/runners/register`: a proof of key in, a short-lived token out.
+//! `POST /api/runners/register`: exchanges a DPoP proof for a short-lived token.
 //!
-//! `200` the token · `401` proof missing, wrong, stale or used before · `403 key_not_allowed` ·
-//! `409 runner_id_taken` · `422` every fault of the body
+//! `200` the token · `401` if the proof is missing, invalid, stale or replayed · `403 key_not_allowed` ·
+//! `409 runner_id_taken` · `422` all field errors of the body
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +13,7 @@ use bakeoff_lambda::{App, Reply, Request, Result, serve};
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
-/// How long a runner waits between two claims that found nothing, in seconds.
+/// Seconds that a runner waits after a claim that found no job.
 const POLL_AFTER_S: u32 = 15;
 
 #[tokio::main(flavor = "current_thread")]
@@ -22,13 +22,13 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 }
 
 async fn answer(app: &App, request: Request) -> Result {
-    let proven = app.proven_key(&request)?;
+    let proven_key = app.proven_key(&request)?;
     let body = request.body()?;
     let registration = parse_body(&body, Registration::parse)?;
     let (keys, client) = tokio::try_join!(app.signing_keys(), app.database())?;
     let config = app.config();
     let registered =
-        register(&client, &keys, &config.public_url, config.token_ttl, &proven, &registration).await?;
+        register(&client, &keys, &config.public_url, config.token_ttl, &proven_key, &registration).await?;
     let mut reply = json!({
         "runner_id": registered.runner_id,
         "token": registered.token,

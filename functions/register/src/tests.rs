@@ -2,7 +2,7 @@ use super::answer;
 use bakeoff_testkit::event::{Answer, Event, SERVICE, Service, members, proof, proof_claims};
 use serde_json::{Value, json};
 
-/// The sample event with a proof made now.
+/// Returns the sample event with a fresh proof.
 fn event() -> Event {
     Event::sample("register").header("dpop", &proof(&proof_claims()))
 }
@@ -52,7 +52,7 @@ async fn an_allowed_runner_gets_a_token() {
 }
 
 #[tokio::test]
-async fn a_runner_without_a_name_gets_its_keys() {
+async fn a_runner_without_a_runner_id_gets_its_key_id() {
     let service = Service::start().await;
     let entry = json!({ "public_key": event().body_json()["public_key"], "label": "any name" });
     service.allow(&entry).await;
@@ -65,7 +65,7 @@ async fn a_runner_without_a_name_gets_its_keys() {
 }
 
 #[tokio::test]
-async fn a_proof_is_demanded_and_the_challenge_says_which() {
+async fn a_missing_or_invalid_proof_gets_a_dpop_challenge() {
     let service = Service::start().await;
     let answer = send(&service, &event().without_header("dpop")).await;
     answer.problem(401, "unauthenticated");
@@ -85,16 +85,16 @@ async fn a_proof_is_demanded_and_the_challenge_says_which() {
     }
 }
 
-/// The proof is for the configured address: who sends the header does not choose it.
+/// A proof must be for the configured URL; otherwise the sender could choose it with the `Host` header.
 #[tokio::test]
-async fn the_host_header_is_not_believed() {
+async fn the_host_header_does_not_change_the_expected_url() {
     let service = Service::start().await;
     let event = with_claim("htu", json!("https://evil.example/api/runners/register"));
     send(&service, &event.header("host", "evil.example")).await.problem(401, "proof_invalid");
 }
 
 #[tokio::test]
-async fn a_stale_proof_tells_the_time() {
+async fn a_stale_proof_is_answered_with_the_server_time() {
     let service = Service::start().await;
     service.allow_runner().await;
     let answer = send(&service, &with_claim("iat", json!(1_795_341_600_i64))).await;
@@ -102,7 +102,7 @@ async fn a_stale_proof_tells_the_time() {
 }
 
 #[tokio::test]
-async fn a_proof_is_good_once() {
+async fn a_proof_can_be_used_once() {
     let service = Service::start().await;
     service.allow_runner().await;
     let event = event();
@@ -120,13 +120,13 @@ async fn a_proof_by_another_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_allowed_is_refused() {
+async fn a_key_outside_the_allowlist_is_refused() {
     let service = Service::start().await;
     send(&service, &event()).await.problem(403, "key_not_allowed");
 }
 
 #[tokio::test]
-async fn all_errors_come_at_once() {
+async fn all_field_errors_are_reported_at_once() {
     let service = Service::start().await;
     let body = json!({
         "runner_id": "", "hostname": "a".repeat(256), "process_id": -1, "descripton": "a typo",

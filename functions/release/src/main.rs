@@ -1,6 +1,6 @@
-//! `POST /api/queue/{run_id}/release`: the job handed back, or reported as failed.
+//! `POST /api/queue/{run_id}/release`: returns the job to the queue, or reports a failed attempt.
 //!
-//! `200` where the row stands · `403 key_not_allowed` · `409 claim_lost` · `422` every fault of the body
+//! `200` the row's new state · `403 key_not_allowed` · `409 claim_lost` · `422` all field errors of the body
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +18,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
     let run_id = request.run_id()?;
     let body = request.body()?;
-    let ended = parse_body(&body, ReleaseRequest::parse)?;
-    let released = release(&client, &runner, run_id, &ended).await?;
+    let release_request = parse_body(&body, ReleaseRequest::parse)?;
+    let released = release(&client, &runner, run_id, &release_request).await?;
     Ok(Reply::json(200, &released)?.caller(runner.runner_id()))
 }

@@ -16,12 +16,12 @@ async fn a_failed_attempt_is_counted_once() {
     let released = send(&service, &event).await.expect(200);
     assert_eq!((&released["status"], &released["attempt_count"]), (&json!("PENDING"), &json!(1)));
     assert!(released["retry_after"].is_string());
-    // The answer was lost: the same again.
+    // The runner repeats the release after a lost response.
     assert_eq!(send(&service, &event).await.expect(200), released);
 }
 
 #[tokio::test]
-async fn a_job_handed_back_counts_no_attempt() {
+async fn a_release_without_a_failure_counts_no_attempt() {
     let (service, event) = with_claim().await;
     let body = json!({ "claim_id": event.body_json()["claim_id"] });
     let released = send(&service, &event.body(body)).await.expect(200);
@@ -29,7 +29,7 @@ async fn a_job_handed_back_counts_no_attempt() {
 }
 
 #[tokio::test]
-async fn another_claim_is_lost_and_another_path_no_run() {
+async fn another_claim_id_is_claim_lost_and_another_path_is_run_not_found() {
     let (service, event) = with_claim().await;
     let body = json!({ "claim_id": "00000000-0000-4000-8000-000000000000" });
     send(&service, &event.clone().body(body)).await.problem(409, "claim_lost");
@@ -37,7 +37,7 @@ async fn another_claim_is_lost_and_another_path_no_run() {
 }
 
 #[tokio::test]
-async fn all_errors_come_at_once() {
+async fn all_field_errors_are_reported_at_once() {
     let (service, event) = with_claim().await;
     let body = json!({ "failure": { "code": "tired", "reason": "" }, "claimid": 1 });
     assert_eq!(

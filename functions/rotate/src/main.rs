@@ -1,9 +1,8 @@
-//! Rotation of the signing keys: the four steps that Secrets Manager calls, one after the other, each
-//! perhaps more than once.
+//! Rotation of the signing keys: the four steps that Secrets Manager calls in order. It may repeat each step.
 //!
-//! A new key goes first; the one before keeps verifying tokens until the longest of them has expired, and
-//! receipts for ever. Nothing has to be told to anyone: functions read the set again within five minutes,
-//! and at once when a token names a key they do not know.
+//! The new key becomes the first of the set. The previous key still verifies tokens until the longest-lived
+//! one has expired, and receipts for ever. Functions need no notification: they read the set again within
+//! five minutes, and immediately when a token names an unknown key.
 
 use aws_sdk_secretsmanager::Client;
 use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
@@ -13,19 +12,19 @@ use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 
-/// On top of a token's life: how long functions may still use a set they have read.
-const SETS_IN_USE: Duration = Duration::minutes(10);
+/// Time for which functions may still use a cached key set, added to the token lifetime.
+const KEY_SET_CACHE_TIME: Duration = Duration::minutes(10);
 
 const CURRENT: &str = "AWSCURRENT";
 const PENDING: &str = "AWSPENDING";
 
-/// What Secrets Manager asks.
+/// A rotation request from Secrets Manager.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Rotation {
     step: Step,
     secret_id: String,
-    /// Also the id of the version that the rotation makes.
+    /// Also the id of the secret version that the rotation creates.
     client_request_token: String,
 }
 
@@ -47,7 +46,7 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::run(service_fn(|event: LambdaEvent<Rotation>| async move {
         let client = client_from_env()?;
         let rotation = event.payload;
-        tracing::info!(step = ?rotation.step, secret = rotation.secret_id, "rotating");
+        tracing::info!(step = ?rotation.step, secret = rotation.secret_id, "rotation step started");
         Box::pin(rotation.run(&client, app.config())).await
     }))
     .await
@@ -57,23 +56,23 @@ impl Rotation {
     async fn run(&self, client: &Client, config: &Config) -> Result<(), Error> {
         match self.step {
             Step::Create => self.create(client, config).await,
-            // There is nobody to tell: verifiers read the set itself.
+            // No other system holds the keys: verifiers read the secret.
             Step::Set => Ok(()),
             Step::Test => self.test(client).await,
             Step::Finish => self.finish(client).await,
         }
     }
 
-    /// Makes the pending set, unless an earlier try of this step has.
+    /// Creates the pending key set, unless an earlier attempt of this step has created it.
     async fn create(&self, client: &Client, config: &Config) -> Result<(), Error> {
-        if self.pending(client).await.is_ok() {
+        if self.pending_key_set(client).await.is_ok() {
             return Ok(());
         }
         let current =
             client.get_secret_value().secret_id(&self.secret_id).version_stage(CURRENT).send().await?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
-        let overlap = config.token_ttl + SETS_IN_USE;
+        let overlap = config.token_ttl + KEY_SET_CACHE_TIME;
         let next = rotate_key_set(
             current.secret_string().unwrap_or_default(),
             seed,
@@ -91,13 +90,13 @@ impl Rotation {
         Ok(())
     }
 
-    /// The pending set must be one that functions can use.
+    /// Checks that functions can parse the pending key set.
     async fn test(&self, client: &Client) -> Result<(), Error> {
-        ServiceKeys::from_jwk_set(&self.pending(client).await?)?;
+        ServiceKeys::from_jwk_set(&self.pending_key_set(client).await?)?;
         Ok(())
     }
 
-    /// Makes the pending set the current one. Repeated, it finds that done.
+    /// Makes the pending key set current. A repeated call changes nothing.
     async fn finish(&self, client: &Client) -> Result<(), Error> {
         let secret = client.describe_secret().secret_id(&self.secret_id).send().await?;
         let current = secret.version_ids_to_stages().and_then(|versions| {
@@ -117,7 +116,7 @@ impl Rotation {
         Ok(())
     }
 
-    async fn pending(&self, client: &Client) -> Result<String, Error> {
+    async fn pending_key_set(&self, client: &Client) -> Result<String, Error> {
         let pending = client
             .get_secret_value()
             .secret_id(&self.secret_id)
@@ -125,7 +124,7 @@ impl Rotation {
             .version_stage(PENDING)
             .send()
             .await?;
-        pending.secret_string.ok_or_else(|| "the pending version holds no text".into())
+        pending.secret_string.ok_or_else(|| "the pending secret version is not a string".into())
     }
 }
 
@@ -135,22 +134,23 @@ mod tests {
     use bakeoff_testkit::fixture::key_set;
 
     #[test]
-    fn the_sample_event_is_understood() {
+    fn the_sample_event_parses() {
         let event = include_str!("../../../events/rotate.json");
         let rotation: Rotation = serde_json::from_str(event).unwrap();
         assert!(matches!(rotation.step, Step::Create));
         assert!(rotation.secret_id.starts_with("arn:aws:secretsmanager:"));
     }
 
-    /// With the real SDK, and each step twice, as Secrets Manager may call them. `.ci/run` starts a server.
+    /// Calls each step twice with the real SDK, because Secrets Manager may repeat a step. `.ci/run` starts
+    /// the server.
     #[tokio::test]
     #[ignore = "needs moto_server at AWS_ENDPOINT_URL, as .ci/run starts it"]
     async fn the_four_steps_put_a_new_key_before_the_old_one() {
         const SECRET: &str = "rotated-signing-keys";
         let client = client_from_env().unwrap();
-        let config = Config::from(&|_| None).unwrap();
+        let config = Config::from_variables(&|_| None).unwrap();
         let current = async || {
-            // The stage is the default, but moto takes for current what was created last.
+            // Names the default stage, because moto otherwise returns the version created last.
             let value = client.get_secret_value().secret_id(SECRET).version_stage(CURRENT);
             let value = value.send().await.unwrap();
             ServiceKeys::from_jwk_set(value.secret_string().unwrap()).unwrap()

@@ -1,10 +1,10 @@
-//! Runs, for admins: enqueue, list, cancel, requeue.
+//! Runs for admins: enqueue, list, cancel and requeue.
 //!
-//! `POST /api/admin/runs`: `201` the rows · `409 run_exists` · `422` every fault of the body
+//! `POST /api/admin/runs`: `201` the rows · `409 run_exists` · `422` all field errors of the body
 //! `GET /api/admin/runs?status=&cursor=&limit=`: `200` a page of rows
 //! `POST /api/admin/runs/{run_id}/cancel`, `…/requeue`: `200` · `404 run_not_found` · `409 run_finished`
 //!
-//! IAM only: without the gateway's IAM context every route is `403 not_an_admin`.
+//! All routes require IAM: without API Gateway's IAM context they return `403 not_an_admin`.
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +26,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let admin = app.admin(&request)?;
     let reply = match request.route().as_str() {
         "POST /api/admin/runs" => {
-            let run = parse_body(&request.body()?, NewRun::parse)?.with_default_id(request.fresh_id());
+            let run = parse_body(&request.body()?, NewRun::parse)?.with_default_id(request.generated_id());
             Reply::json(201, &enqueue(&*app.database().await?, &admin, &run).await?)
         }
         "GET /api/admin/runs" => {

@@ -13,7 +13,7 @@ fn enqueue() -> Event {
 }
 
 #[tokio::test]
-async fn a_run_is_enqueued_once() {
+async fn a_run_id_can_be_enqueued_once() {
     let service = Service::start().await;
     let enqueued = send(&service, &enqueue()).await.expect(201);
     assert_eq!(enqueued["run_id"], RUN_ID);
@@ -22,7 +22,7 @@ async fn a_run_is_enqueued_once() {
 }
 
 #[tokio::test]
-async fn a_request_without_an_id_served_twice_makes_one_run() {
+async fn a_request_without_a_run_id_served_twice_creates_one_run() {
     let service = Service::start().await;
     let mut body = enqueue().body_json();
     body.as_object_mut().unwrap().remove("run_id");
@@ -54,7 +54,7 @@ async fn runs_are_listed_in_pages() {
 }
 
 #[tokio::test]
-async fn a_run_is_cancelled_and_requeued() {
+async fn a_run_can_be_cancelled_and_requeued() {
     let service = Service::start().await;
     send(&service, &Event::sample("runs-cancel")).await.problem(404, "run_not_found");
     send(&service, &Event::sample("runs-requeue")).await.problem(404, "run_not_found");
@@ -73,7 +73,7 @@ async fn a_run_is_cancelled_and_requeued() {
 }
 
 #[tokio::test]
-async fn without_iam_nobody_is_an_admin() {
+async fn a_request_without_iam_context_is_not_an_admin() {
     let service = Service::start().await;
     for sample in ["runs-enqueue", "runs-list", "runs-cancel", "runs-requeue"] {
         let forged = Event::sample(sample).without_iam().header("x-amz-user-arn", "arn:aws:iam::1:user/a");
@@ -82,7 +82,7 @@ async fn without_iam_nobody_is_an_admin() {
 }
 
 #[tokio::test]
-async fn all_errors_come_at_once() {
+async fn all_field_errors_are_reported_at_once() {
     let service = Service::start().await;
     let mut body = enqueue().body_json();
     body["priority"] = json!("high");
@@ -102,9 +102,9 @@ async fn all_errors_come_at_once() {
     send(&service, &enqueue().route("PATCH /api/admin/runs")).await.problem(404, "no_such_route");
 }
 
-/// What is handed on as it is must be the same to every reader.
+/// The service passes `config` on unparsed, so every parser must read the same values from it.
 #[tokio::test]
-async fn no_object_that_is_handed_on_has_a_name_twice() {
+async fn duplicate_names_in_the_config_are_refused() {
     let service = Service::start().await;
     let text = enqueue().body_text().replacen(r#""seed":42"#, r#""seed":42,"seed":43"#, 1);
     assert_ne!(text, enqueue().body_text());

@@ -1,4 +1,4 @@
-//! `GET /api/queue/{run_id}`: where the run stands, and the receipt of the caller's own submission.
+//! `GET /api/queue/{run_id}`: returns the run's state and the receipt of the caller's own submission.
 //!
 //! `200` the run and its rows · `403 key_not_allowed` · `404 run_not_found`
 

@@ -3,7 +3,7 @@ use bakeoff_testkit::event::{Event, Service};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_run_is_told_with_its_rows() {
+async fn the_status_of_a_run_includes_its_rows() {
     let service = Service::start().await;
     let token = service.register_runner().await;
     service.enqueue_run().await;
@@ -28,7 +28,7 @@ async fn an_unknown_run_is_not_found() {
 }
 
 #[tokio::test]
-async fn only_runners_may_ask() {
+async fn the_status_requires_a_runner_token() {
     let service = Service::start().await;
     let event = Event::sample("status");
     service

@@ -1,8 +1,8 @@
-//! `POST /api/queue/{run_id}/submit`: a signed result in, the row complete, a receipt out.
+//! `POST /api/queue/{run_id}/submit`: accepts a signed result, completes the row and returns a receipt.
 //!
-//! `201` the receipt · `200` the same receipt, for a result accepted before · `403 key_not_allowed`,
-//! `signer_not_allowed` · `409 claim_lost`, `run_finished` · `413` too large · `422 signature_invalid`,
-//! `run_mismatch`, or every fault of the body
+//! `201` the receipt · `200` the same receipt, if the result was accepted before · `403 key_not_allowed`,
+//! `signer_not_allowed` · `409 claim_lost`, `run_finished` · `413 body_too_large` · `422 signature_invalid`,
+//! `run_mismatch`, or all field errors of the body
 
 mod publication;
 #[cfg(test)]
@@ -29,8 +29,8 @@ async fn answer(app: &App, request: Request) -> Result {
     let body = request.body()?;
     let submitted = parse_body(&body, SubmitRequest::parse)?;
     let outcome = accept(app, &client, &runner, run_id, &submitted).await;
-    if let Err(Refusal::Refused(why)) = &outcome {
-        submission_refused(&client, &runner, run_id, why).await?;
+    if let Err(Refusal::Operation(error)) = &outcome {
+        submission_refused(&client, &runner, run_id, error).await?;
     }
     let accepted = outcome?;
     let status = if accepted.new { 201 } else { 200 };
@@ -39,7 +39,7 @@ async fn answer(app: &App, request: Request) -> Result {
         .caller(runner.runner_id()))
 }
 
-/// Signature before signer before everything else: what was not signed is not looked at.
+/// Verifies the signature, then the signer, then the content, so that no unsigned content is processed.
 async fn accept(
     app: &App,
     client: &Object,

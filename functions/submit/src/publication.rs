@@ -1,7 +1,7 @@
-//! The `files` form: a publication bundle, exactly as manual submissions are.
+//! Verification of the `files` form: a publication bundle, the format of manual submissions.
 
 use crate::trusted_root::trusted_root;
-use bakeoff_attestation::publication::{FieldError as BundleFault, PublicationBundle};
+use bakeoff_attestation::publication::{FieldError as BundleFieldError, PublicationBundle};
 use bakeoff_attestation::{
     Bundle, Identity, Material, PublicKey, VerifiedSignature, verify_keyed, verify_keyless,
 };
@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// What a manifest repeats of the result. The rest of it, the records above all, is not read here.
+/// The members of a result that a manifest repeats. The others, above all the records, are not read here.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Repeated {
+struct ResultFields {
     run_id: Value,
     timestamp: Value,
     run_status: Value,
@@ -31,57 +31,60 @@ struct Repeated {
     model_scores: Value,
 }
 
-/// The files, in base64, as the bundle that their manifest says they are.
+/// Decodes the base64 files and checks them against their manifest.
 pub(crate) fn parse(files: &BTreeMap<String, String>) -> Result<PublicationBundle> {
-    Ok(PublicationBundle::parse(decoded(files)?).map_err(refused)?)
+    Ok(PublicationBundle::parse(decode_files(files)?).map_err(invalid_fields)?)
 }
 
-/// Verifies a publication bundle: its files, its signature, its signer, and that its manifest, which
-/// nobody signed, says nothing else than the signed result.
+/// Verifies a publication bundle: its signature, its signer, and that its unsigned manifest agrees with the
+/// signed result.
 ///
-/// A key bundle must be by the runner's own key; a keyless one by an allow-listed identity.
+/// A key bundle must be signed by the runner's own key, a keyless bundle by an identity on the allowlist.
 pub(crate) async fn verify<'a>(
     app: &App,
     client: &Object,
     runner: &AuthenticatedRunner,
     files: &'a PublicationBundle,
 ) -> Result<VerifiedSubmission<'a>> {
-    let bundle = Bundle::parse(files.signature()).map_err(|why| invalid(&why))?;
+    let bundle = Bundle::parse(files.signature()).map_err(|error| signature_invalid(&error))?;
     let root = trusted_root(app).await?;
     let (verified, signer) = match bundle.material() {
         Material::PublicKey => {
-            let key = PublicKey::ed25519(runner.key().as_bytes()).map_err(|why| invalid(&why))?;
-            let verified = verify_keyed(&bundle, files.result(), &key, &root).map_err(|why| invalid(&why))?;
+            let key =
+                PublicKey::ed25519(runner.key().as_bytes()).map_err(|error| signature_invalid(&error))?;
+            let verified = verify_keyed(&bundle, files.result(), &key, &root)
+                .map_err(|error| signature_invalid(&error))?;
             let signer = Signer {
                 kind: SignerKind::KeyBundle,
                 name: runner.key().key_id().to_string(),
                 issuer: None,
                 key_id: None,
-                ..evidence(&verified)
+                ..evidence_only(&verified)
             };
             (verified, signer)
         }
         Material::Certificate => {
-            let verified = verify_keyless(&bundle, files.result(), &root).map_err(|why| invalid(&why))?;
+            let verified =
+                verify_keyless(&bundle, files.result(), &root).map_err(|error| signature_invalid(&error))?;
             let signer = allowed_signer(client, &verified).await?;
             (verified, signer)
         }
     };
-    // The signature covers the bytes and not the canonical form: here is where a result that two parsers
-    // read differently is stopped.
+    // The signature covers the bytes, not the canonical form. This rejects a result that two parsers could
+    // read differently.
     let field_error = |detail: String| Error::Invalid(vec![FieldError::new("/files/result.json", detail)]);
-    let text = std::str::from_utf8(files.result()).map_err(|_| field_error("is not UTF-8".into()))?;
-    let result = CanonicalJson::of(text).map_err(|why| field_error(why.to_string()))?;
-    let repeated: Repeated =
-        serde_json::from_str(text).map_err(|_| field_error("is not an object".into()))?;
-    let disagreements = files.differences(&json!(repeated));
-    if !disagreements.is_empty() {
-        return Err(refused(disagreements).into());
+    let text = std::str::from_utf8(files.result()).map_err(|_| field_error("must be UTF-8".into()))?;
+    let result = CanonicalJson::of(text).map_err(|error| field_error(error.to_string()))?;
+    let fields: ResultFields =
+        serde_json::from_str(text).map_err(|_| field_error("must be a JSON object".into()))?;
+    let differences = files.differences(&json!(fields));
+    if !differences.is_empty() {
+        return Err(invalid_fields(differences).into());
     }
     Ok(VerifiedSubmission::attested(signer, verified.digest(), result, files.files().collect()))
 }
 
-fn decoded(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {
+fn decode_files(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {
     let mut errors = FieldErrors::default();
     let mut decoded = BTreeMap::new();
     for (name, content) in files {
@@ -91,18 +94,18 @@ fn decoded(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<Str
             }
             Err(_) => {
                 let pointer = format!("/files/{}", name.replace('~', "~0").replace('/', "~1"));
-                errors.push(pointer, "is not base64");
+                errors.push(pointer, "must be base64 (RFC 4648, section 4)");
             }
         }
     }
     errors.finish(Some(decoded)).map_err(Error::Invalid)
 }
 
-/// The allowlist's word on a certificate's identity.
+/// Looks up the certificate's identity on the allowlist.
 async fn allowed_signer(client: &Object, verified: &VerifiedSignature) -> Result<Signer> {
     let identity = verified
         .identity()
-        .ok_or_else(|| Error::Internal("a keyless bundle was verified without an identity".into()))?;
+        .ok_or_else(|| Error::Internal("a verified keyless bundle has no identity".into()))?;
     let entries = signers(client, identity.issuer(), identity.subject()).await?;
     let entry = entries
         .into_iter()
@@ -110,22 +113,22 @@ async fn allowed_signer(client: &Object, verified: &VerifiedSignature) -> Result
             entry.repository.as_deref().is_none_or(|repository| identity.has_repository(repository))
                 && entry.workflow.as_deref().is_none_or(|workflow| identity.has_workflow(workflow))
         })
-        .ok_or_else(|| Error::SignerNotAllowed(described(identity)))?;
+        .ok_or_else(|| Error::SignerNotAllowed(describe(identity)))?;
     Ok(Signer {
         kind: SignerKind::KeylessBundle,
         name: identity.subject().to_owned(),
         issuer: Some(identity.issuer().to_owned()),
         key_id: Some(entry.key_id),
-        ..evidence(verified)
+        ..evidence_only(verified)
     })
 }
 
-fn described(identity: &Identity) -> String {
+fn describe(identity: &Identity) -> String {
     format!("{} by {}", identity.subject(), identity.issuer())
 }
 
-/// What verification found, for the submission's row; the signer is filled in by the caller.
-fn evidence(verified: &VerifiedSignature) -> Signer {
+/// Returns a [`Signer`] with only the evidence of the verification; the caller sets the signer's name.
+fn evidence_only(verified: &VerifiedSignature) -> Signer {
     Signer {
         kind: SignerKind::KeyBundle,
         name: String::new(),
@@ -136,11 +139,11 @@ fn evidence(verified: &VerifiedSignature) -> Signer {
     }
 }
 
-fn invalid(why: &bakeoff_attestation::VerificationError) -> Error {
-    Error::SignatureInvalid(why.to_string())
+fn signature_invalid(error: &bakeoff_attestation::VerificationError) -> Error {
+    Error::SignatureInvalid(error.to_string())
 }
 
-fn refused(errors: Vec<BundleFault>) -> Error {
+fn invalid_fields(errors: Vec<BundleFieldError>) -> Error {
     Error::Invalid(
         errors
             .into_iter()

@@ -27,13 +27,13 @@ async fn a_signed_result_completes_the_row() {
     assert_eq!(receipt["sha256"], event.body_json()["envelope"]["sig"]["sha256"]);
     let keys = service.app().signing_keys().await.unwrap();
     keys.verify_receipt(receipt["receipt"].as_str().unwrap()).unwrap();
-    // Sent again: the same receipt.
+    // The runner repeats the submission and gets the same receipt.
     assert_eq!(send(&service, &event).await.expect(200), receipt);
     assert_eq!(rows(&service, "submissions").await, 1);
 }
 
 #[tokio::test]
-async fn one_changed_digit_is_refused_and_noted() {
+async fn a_result_with_one_changed_digit_is_refused_and_audited() {
     let (service, event) = with_claim().await;
     let text = event.body_text().replacen("0.18881159099998968", "0.18881159099998969", 1);
     assert_ne!(text, event.body_text());
@@ -53,14 +53,14 @@ async fn a_result_of_another_run_is_refused() {
 }
 
 #[tokio::test]
-async fn a_claim_nobody_made_is_lost() {
+async fn an_unknown_claim_id_is_claim_lost() {
     let (service, event) = with_claim().await;
     let text = event.body_text().replacen("7f3c2a90", "00000000", 1);
     send(&service, &event.body(text)).await.problem(409, "claim_lost");
 }
 
 #[tokio::test]
-async fn a_request_is_one_of_the_two_forms() {
+async fn a_request_must_have_exactly_one_of_the_two_forms() {
     let (service, event) = with_claim().await;
     let both = json!({ "claim_id": event.body_json()["claim_id"], "envelope": {}, "files": {} });
     assert_eq!(send(&service, &event.clone().body(both)).await.pointers(), [""]);
@@ -73,7 +73,7 @@ async fn a_request_is_one_of_the_two_forms() {
     }
 }
 
-/// Refused by its length, before anything of it is read.
+/// The length is checked before the body is parsed.
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {
     let (service, event) = with_claim().await;

@@ -1,5 +1,5 @@
-//! The trusted root that bundles are verified against: the embedded one, unless configuration names
-//! another, which takes effect without a new build.
+//! The trusted root for bundle verification: the embedded root, unless the configuration names another, which
+//! takes effect without a new build.
 
 use bakeoff_attestation::TrustedRoot;
 use bakeoff_core::Error;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
-/// How long a root is used before it is read again.
-const KEEP: Duration = Duration::from_secs(3600);
+/// Time after which the root is read again.
+const CACHE_TTL: Duration = Duration::from_secs(3600);
 
-static KEPT: Mutex<Option<(Instant, Root)>> = Mutex::const_new(None);
+static CACHE: Mutex<Option<(Instant, Root)>> = Mutex::const_new(None);
 
-/// A root in use.
+/// An embedded or a configured trusted root.
 #[derive(Clone)]
 pub(crate) enum Root {
     Embedded(&'static TrustedRoot),
@@ -34,17 +34,17 @@ impl Deref for Root {
     }
 }
 
-/// The trusted root, read at most an hour ago. Each reading publishes its age, for the alarm that says
+/// Returns the trusted root, at most one hour old. Each read publishes the root's age, whose alarm signals
 /// when to refresh it.
 pub(crate) async fn trusted_root(app: &App) -> Result<Root> {
-    let mut kept = KEPT.lock().await;
-    if let Some((_, root)) = kept.as_ref().filter(|(read_at, _)| read_at.elapsed() < KEEP) {
+    let mut cache = CACHE.lock().await;
+    if let Some((_, root)) = cache.as_ref().filter(|(read_at, _)| read_at.elapsed() < CACHE_TTL) {
         return Ok(root.clone());
     }
     let root = match app.trusted_root_json().await? {
         Some(json) => Root::Configured(Arc::new(
             TrustedRoot::parse(json.as_bytes())
-                .map_err(|why| Error::Internal(format!("the configured trusted root: {why}")))?,
+                .map_err(|error| Error::Internal(format!("the configured trusted root: {error}")))?,
         )),
         None => Root::Embedded(TrustedRoot::embedded()),
     };
@@ -52,6 +52,6 @@ pub(crate) async fn trusted_root(app: &App) -> Result<Root> {
         let age = OffsetDateTime::now_utc() - newest;
         publish(&[Metric::gauge("TrustRootAgeDays", age.as_seconds_f64() / 86_400.0, "None")]);
     }
-    *kept = Some((Instant::now(), root.clone()));
+    *cache = Some((Instant::now(), root.clone()));
     Ok(root)
 }

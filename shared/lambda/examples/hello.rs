@@ -1,6 +1,6 @@
-//! The least that `lambda_http` can be: what `cargo local cold-start` holds the functions against.
+//! A minimal `lambda_http` function: the baseline of `cargo local cold-start`.
 //!
-//! As `cargo lambda new --http` begins a function, with nothing of this workspace in it.
+//! The same code as `cargo lambda new --http` generates, without any crate of this workspace.
 
 use lambda_http::{Error, Request, Response, run, service_fn, tracing};
 

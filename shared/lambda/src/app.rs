@@ -1,4 +1,4 @@
-//! What a function has at hand. Nothing is set up before a request needs it.
+//! The state that a function's requests share. Each part is set up when a request first needs it.
 
 use crate::config::{Config, TrustedRootSource};
 use crate::database::Database;
@@ -9,7 +9,7 @@ use bakeoff_core::runners::token::ServiceKeys;
 use deadpool_postgres::Object;
 use std::sync::Arc;
 
-/// Settings, secrets and the connection of one execution environment.
+/// Configuration, secrets and the database connection of one execution environment.
 #[derive(Debug)]
 pub struct App {
     config: Config,
@@ -19,12 +19,12 @@ pub struct App {
 }
 
 impl App {
-    /// An app of these settings.
+    /// Creates the app from its configuration.
     pub fn new(config: Config) -> Self {
         Self::with_secrets(config, Secrets::default())
     }
 
-    /// An app that reads secrets through `secrets`.
+    /// Creates the app from its configuration, with a given reader of secrets.
     pub fn with_secrets(config: Config, secrets: Secrets) -> Self {
         Self {
             signing_keys: SigningKeys::new(config.signing_keys.clone()),
@@ -34,21 +34,22 @@ impl App {
         }
     }
 
-    /// The settings.
+    /// Returns the configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The service's keys, at most five minutes old.
+    /// Returns the service's signing keys, at most five minutes old.
     pub async fn signing_keys(&self) -> Result<Arc<ServiceKeys>, Refusal> {
         Ok(self.signing_keys.current(&self.secrets).await?)
     }
 
-    pub(crate) async fn newest_signing_keys(&self) -> Result<Arc<ServiceKeys>, Refusal> {
-        Ok(self.signing_keys.newest(&self.secrets).await?)
+    /// Returns the service's signing keys, at most ten seconds old.
+    pub(crate) async fn refresh_signing_keys(&self) -> Result<Arc<ServiceKeys>, Refusal> {
+        Ok(self.signing_keys.refresh(&self.secrets).await?)
     }
 
-    /// The JSON of the trusted root that configuration puts in place of the embedded one.
+    /// Reads the JSON of the configured trusted root. Returns `None` if the embedded root applies.
     pub async fn trusted_root_json(&self) -> Result<Option<String>, Refusal> {
         match &self.config.trusted_root {
             TrustedRootSource::File(path) => Ok(Some(read_file(path).await?)),
@@ -57,30 +58,37 @@ impl App {
         }
     }
 
-    /// The connection.
+    /// Returns the database connection, and connects if necessary.
     pub async fn database(&self) -> Result<Object, Refusal> {
         Ok(self.database.client(&self.secrets).await?)
     }
 
-    /// How to connect outside the pool.
+    /// Returns the connection parameters, for a connection outside the pool.
     pub async fn database_config(&self) -> Result<tokio_postgres::Config, Refusal> {
         Ok(self.database.config(&self.secrets).await?)
     }
 
-    /// Drops the connection, so that the next one goes to whoever is primary now.
+    /// Drops the connection, so that the next one goes to the current primary.
     pub async fn disconnect(&self) {
         self.database.disconnect().await;
     }
 }
 
-/// Reads a body with one of the core's parsers. What is not JSON at all is another problem than JSON of
-/// another shape.
+/// Parses a body with one of the core's parsers.
+///
+/// # Errors
+/// [`Refusal::Malformed`] if the body is not JSON; [`Error::Invalid`](bakeoff_core::Error::Invalid) if it is
+/// JSON with invalid fields.
 pub fn parse_body<'a, T>(
     body: &'a str,
     parse: impl FnOnce(&'a str) -> Result<T, Vec<FieldError>>,
 ) -> Result<T, Refusal> {
     parse(body).map_err(|errors| match serde_json::from_str::<serde::de::IgnoredAny>(body) {
-        Err(error) => Refusal::Malformed(format!("the body is not JSON: {error}")),
-        Ok(_) => Refusal::Refused(errors.into()),
+        Err(error) => Refusal::Malformed(format!(
+            "the body is not JSON (line {}, column {}). Send `content-type: application/json` and a JSON object",
+            error.line(),
+            error.column()
+        )),
+        Ok(_) => Refusal::Operation(errors.into()),
     })
 }

@@ -1,29 +1,30 @@
-//! What the environment says. Read once, at start; a mistake stops the function before its first request.
+//! Configuration from environment variables, read once at start. An invalid value stops the function before
+//! its first request.
 
 use bakeoff_core::queue::lease::LeaseTerms;
 use std::fmt;
 use std::str::FromStr;
 use time::Duration;
 
-/// The settings of a function. What a function does not need may be absent.
+/// The configuration of a function. Variables that a function does not use may be missing.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The API's public base URL, without a slash at its end: `PUBLIC_URL`. Proofs are made for it,
-    /// tokens and receipts name it.
+    /// The API's public base URL without a trailing slash: `PUBLIC_URL`. DPoP proofs must be for this URL;
+    /// tokens and receipts name it as their issuer.
     pub public_url: String,
-    /// How long a runner's token lasts: `TOKEN_TTL_S`.
+    /// The lifetime of a runner's token: `TOKEN_TTL_S`, default 3600 s.
     pub token_ttl: Duration,
     /// The terms of a lease: `LEASE_TTL_S`, `HEARTBEAT_INTERVAL_S`.
     pub lease: LeaseTerms,
-    /// Where Postgres is.
+    /// How to connect to Postgres.
     pub database: DatabaseSource,
-    /// Where the signing keys are.
+    /// Source of the signing keys.
     pub signing_keys: SigningKeysSource,
-    /// A trusted root that replaces the embedded one.
+    /// Source of the trusted root for keyless bundles.
     pub trusted_root: TrustedRootSource,
 }
 
-/// Where Postgres is. A URL wins over cloud credentials, so that the same binary runs anywhere.
+/// How to connect to Postgres. A URL takes precedence over the secret, so that the same binary runs anywhere.
 #[derive(Clone)]
 pub enum DatabaseSource {
     /// `DATABASE_URL`.
@@ -31,7 +32,7 @@ pub enum DatabaseSource {
     /// `DATABASE_HOST`, `DATABASE_PORT`, `DATABASE_NAME`, and user and password from the secret
     /// `DATABASE_SECRET_ARN`.
     Secret {
-        /// Host name; its certificate must match.
+        /// Host name, which the server's certificate must match.
         host: String,
         /// Port.
         port: u16,
@@ -40,53 +41,63 @@ pub enum DatabaseSource {
         /// ARN or name of the secret.
         secret: String,
     },
-    /// This function has none.
+    /// The function has no database.
     None,
 }
 
-/// Where the signing keys are. A file wins over the secret.
+/// Source of the signing keys. A file takes precedence over the secret.
 #[derive(Clone, Debug)]
 pub enum SigningKeysSource {
     /// `SIGNING_KEYS_FILE`: a JWK set.
     File(String),
     /// `SIGNING_KEYS_SECRET_ARN`.
     Secret(String),
-    /// This function has none.
+    /// The function has no signing keys.
     None,
 }
 
-/// Where the trusted root is. It is no secret, but Secrets Manager is the one store that a function
-/// without a way to the internet reaches already.
+/// Source of the trusted root. The root is not secret, but Secrets Manager is the one store that a function
+/// without internet access can already reach.
 #[derive(Clone, Debug)]
 pub enum TrustedRootSource {
     /// `TRUSTED_ROOT_FILE`.
     File(String),
     /// `TRUSTED_ROOT_SECRET_ARN`: a secret that holds the root's JSON.
     Secret(String),
-    /// In the binary.
+    /// The root embedded in the binary.
     Embedded,
 }
 
-/// A variable that is missing or makes no sense.
+/// A missing or invalid environment variable.
 #[derive(Debug, thiserror::Error)]
 #[error("the environment variable {0} {1}")]
 pub struct ConfigError(&'static str, &'static str);
 
 impl Config {
-    /// Reads the environment.
+    /// Reads the configuration from the environment; an empty variable counts as missing.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first missing or invalid variable.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::from_variables(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// Reads variables from anywhere.
-    pub fn from(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    /// Reads the configuration from the variables that `variable` returns.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first missing or invalid variable.
+    pub fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let terms = LeaseTerms::default();
         Ok(Self {
             public_url: variable("PUBLIC_URL").unwrap_or_default().trim_end_matches('/').to_owned(),
-            token_ttl: Duration::seconds(i64::from(seconds(variable, "TOKEN_TTL_S", 3600)?)),
+            token_ttl: Duration::seconds(i64::from(parse_seconds(variable, "TOKEN_TTL_S", 3600)?)),
             lease: LeaseTerms {
-                ttl_s: seconds(variable, "LEASE_TTL_S", terms.ttl_s)?,
-                heartbeat_interval_s: seconds(variable, "HEARTBEAT_INTERVAL_S", terms.heartbeat_interval_s)?,
+                ttl_s: parse_seconds(variable, "LEASE_TTL_S", terms.ttl_s)?,
+                heartbeat_interval_s: parse_seconds(
+                    variable,
+                    "HEARTBEAT_INTERVAL_S",
+                    terms.heartbeat_interval_s,
+                )?,
             },
             database: Self::database(variable)?,
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {
@@ -108,37 +119,37 @@ impl Config {
         }
         let Some(secret) = variable("DATABASE_SECRET_ARN") else { return Ok(DatabaseSource::None) };
         let host = variable("DATABASE_HOST").ok_or(ConfigError("DATABASE_HOST", "is missing"))?;
-        let port = parsed(variable, "DATABASE_PORT", 5432, "is not a port")?;
+        let port = parse_variable(variable, "DATABASE_PORT", 5432, "must be a port number")?;
         let name = variable("DATABASE_NAME").ok_or(ConfigError("DATABASE_NAME", "is missing"))?;
         Ok(DatabaseSource::Secret { host, port, name, secret })
     }
 }
 
-fn seconds(
+fn parse_seconds(
     variable: &dyn Fn(&str) -> Option<String>,
     name: &'static str,
     default: i32,
 ) -> Result<i32, ConfigError> {
-    let seconds = parsed(variable, name, default, "is not a number of seconds")?;
+    let seconds = parse_variable(variable, name, default, "must be a whole number of seconds")?;
     if seconds < 1 {
-        return Err(ConfigError(name, "is less than a second"));
+        return Err(ConfigError(name, "must be at least 1 second"));
     }
     Ok(seconds)
 }
 
-fn parsed<T: FromStr>(
+fn parse_variable<T: FromStr>(
     variable: &dyn Fn(&str) -> Option<String>,
     name: &'static str,
     default: T,
-    complaint: &'static str,
+    problem: &'static str,
 ) -> Result<T, ConfigError> {
-    variable(name).map_or(Ok(default), |value| value.parse().map_err(|_| ConfigError(name, complaint)))
+    variable(name).map_or(Ok(default), |value| value.parse().map_err(|_| ConfigError(name, problem)))
 }
 
 impl fmt::Debug for DatabaseSource {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            // A URL may hold a password.
+            // A URL may contain a password.
             Self::Url(_) => f.write_str("Url(…)"),
             Self::Secret { host, port, name, .. } => write!(f, "Secret({host}:{port}/{name})"),
             Self::None => f.write_str("None"),

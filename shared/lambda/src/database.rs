@@ -1,4 +1,4 @@
-//! The connection: a pool of one, because an environment serves one request at a time.
+//! The database connection: a pool of one, because an execution environment serves one request at a time.
 
 use crate::config::DatabaseSource;
 use crate::secrets::{DatabaseCredentials, Secrets};
@@ -12,10 +12,10 @@ use tokio_postgres::NoTls;
 use tokio_postgres::config::{Config, SslMode};
 use tokio_postgres::error::SqlState;
 
-/// How long a connection may take to come up.
+/// Timeout for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Postgres, connected to at the first use.
+/// A Postgres database, connected at the first use.
 #[derive(Debug)]
 pub struct Database {
     source: DatabaseSource,
@@ -23,16 +23,16 @@ pub struct Database {
 }
 
 impl Database {
-    /// A database at `source`.
+    /// Creates a database for `source`, without connecting.
     pub fn new(source: DatabaseSource) -> Self {
         Self { source, pool: Mutex::new(None) }
     }
 
-    /// The connection.
-    pub async fn client(&self, secrets: &Secrets) -> Result<Object, Unreachable> {
+    /// Returns the connection, and connects if necessary.
+    pub async fn client(&self, secrets: &Secrets) -> Result<Object, ConnectionError> {
         match self.pool(secrets).await?.get().await {
-            // The password was rotated since it was read.
-            Err(PoolError::Backend(error)) if wrong_password(&error) => {
+            // The password was rotated after it was read; read it again.
+            Err(PoolError::Backend(error)) if is_authentication_failure(&error) => {
                 self.disconnect().await;
                 Ok(self.pool(secrets).await?.get().await?)
             }
@@ -40,29 +40,29 @@ impl Database {
         }
     }
 
-    /// Drops the connection, so that the next one goes to whoever is primary now.
+    /// Drops the connection, so that the next one goes to the current primary.
     pub async fn disconnect(&self) {
         if let Some(pool) = self.pool.lock().await.take() {
             pool.close();
         }
     }
 
-    async fn pool(&self, secrets: &Secrets) -> Result<Pool, Unreachable> {
+    async fn pool(&self, secrets: &Secrets) -> Result<Pool, ConnectionError> {
         let mut pool = self.pool.lock().await;
         if let Some(pool) = pool.as_ref() {
             return Ok(pool.clone());
         }
         let config = self.config(secrets).await?;
-        let fresh = connected_with(config)?;
+        let fresh = build_pool(config)?;
         *pool = Some(fresh.clone());
         Ok(fresh)
     }
 
-    /// How to connect; also for `migrate`, which must not share a pool.
+    /// Returns the connection parameters; also for `migrate`, which must not use the pool.
     pub async fn config(&self, secrets: &Secrets) -> Result<Config, Error> {
         let mut config = match &self.source {
             DatabaseSource::Url(url) => {
-                url.parse().map_err(|_| Error::Internal("DATABASE_URL is not a Postgres URL".into()))?
+                url.parse().map_err(|_| Error::Internal("DATABASE_URL is not a valid Postgres URL".into()))?
             }
             DatabaseSource::Secret { host, port, name, secret } => {
                 let credentials = DatabaseCredentials::parse(&secrets.read(secret).await?)?;
@@ -74,16 +74,17 @@ impl Database {
             DatabaseSource::None => return Err(Error::Internal("no database is configured".into())),
         };
         config.connect_timeout(CONNECT_TIMEOUT).application_name("bakeoff");
-        // An environment thawed after a failover would wait a quarter of an hour for a peer that is gone.
+        // Without this timeout, an environment that thaws after a failover waits 15 minutes for the old
+        // primary.
         config.tcp_user_timeout(CONNECT_TIMEOUT);
         Ok(config)
     }
 }
 
-fn connected_with(config: Config) -> Result<Pool, Error> {
+fn build_pool(config: Config) -> Result<Pool, Error> {
     let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = if config.get_ssl_mode() == SslMode::Require {
-        Manager::from_config(config, tls::to_postgres(), recycle)
+        Manager::from_config(config, tls::postgres_connector(), recycle)
     } else {
         Manager::from_config(config, NoTls, recycle)
     };
@@ -92,51 +93,52 @@ fn connected_with(config: Config) -> Result<Pool, Error> {
         .runtime(deadpool_postgres::Runtime::Tokio1)
         .timeouts(Timeouts { wait: Some(CONNECT_TIMEOUT), create: Some(CONNECT_TIMEOUT), recycle: None })
         .build()
-        .map_err(|error| Error::Internal(format!("the pool: {error}")))
+        .map_err(|error| Error::Internal(format!("creating the connection pool: {error}")))
 }
 
-/// Why there is no connection.
+/// A failure to connect to the database.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreachable {
-    /// Nothing to connect to, or no credentials.
+pub enum ConnectionError {
+    /// The database or its credentials are not configured.
     #[error(transparent)]
-    Unconfigured(#[from] Error),
-    /// The server does not answer, or refuses.
+    NotConfigured(#[from] Error),
+    /// The server does not respond or rejects the connection.
     #[error("connecting: {0}")]
-    Refused(#[from] PoolError),
+    Failed(#[from] PoolError),
 }
 
-fn wrong_password(error: &tokio_postgres::Error) -> bool {
+fn is_authentication_failure(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION))
 }
 
-/// Whether the same work may well succeed on a new connection: this one broke, the server is going down
-/// or coming up, it has become a read-only standby, or it gave way to another transaction (class 40).
+/// Returns whether the same work can succeed on a new connection: the connection broke, the server is
+/// shutting down or starting, it has become a read-only standby (25006), or the transaction was rolled back
+/// for another one (class 40).
 ///
-/// Where the connection broke, the work may have been done and only its answer lost.
-pub fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
+/// If the connection broke, the work may have been committed and only the reply lost.
+pub fn is_retryable(error: &tokio_postgres::Error) -> bool {
     match error.code().map(SqlState::code) {
         Some(code) => code == "25006" || ["57P0", "08", "40"].iter().any(|class| code.starts_with(class)),
-        None => error.is_closed() || is_of_the_socket(error),
+        None => error.is_closed() || is_io_error(error),
     }
 }
 
-/// Whether an error is over by itself in a moment: what is worth another try, and what the server had no
-/// room or time for (class 53; 55P03, 57014).
-pub fn is_momentary(error: &tokio_postgres::Error) -> bool {
-    let out_of_means = |state: &SqlState| {
+/// Returns whether the error is temporary: it is retryable, or the server lacked resources or time (class 53;
+/// 55P03, 57014).
+pub fn is_transient(error: &tokio_postgres::Error) -> bool {
+    let is_overload = |state: &SqlState| {
         state.code().starts_with("53")
             || [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED].contains(state)
     };
-    is_worth_another_try(error) || error.code().is_some_and(out_of_means)
+    is_retryable(error) || error.code().is_some_and(is_overload)
 }
 
-/// The driver gives no kind. Beside the socket's errors it has others without an SQLSTATE, such as a value
-/// of another type than expected: those are mistakes of ours, which come again.
-fn is_of_the_socket(error: &tokio_postgres::Error) -> bool {
+/// Returns whether a socket error caused the error. The driver exposes no kind; its other errors without an
+/// SQLSTATE, such as a value of an unexpected type, are bugs that a retry would repeat.
+fn is_io_error(error: &tokio_postgres::Error) -> bool {
     error
         .source()
         .and_then(|source| source.downcast_ref::<std::io::Error>())
-        // What the driver says when it cannot encode a value.
+        // The driver reports `InvalidInput` if it cannot encode a value.
         .is_some_and(|error| error.kind() != std::io::ErrorKind::InvalidInput)
 }

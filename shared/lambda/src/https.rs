@@ -1,7 +1,7 @@
-//! HTTP/1.1 to AWS's own endpoints: one request on one connection.
+//! HTTP/1.1 client for AWS endpoints: one request per connection.
 //!
-//! For the few calls a function makes (a secret now and then, one answer to CloudFormation) this is all it
-//! takes; the SDK's own client brings HTTP/2, proxies and the system's certificates into every binary.
+//! This suffices for the few calls a function makes (a secret every few minutes, one response to
+//! CloudFormation). The SDK's own client adds HTTP/2, proxies and the system's certificates to every binary.
 
 use crate::tls::{AMAZON_ROOTS, client_config};
 use aws_smithy_runtime_api::client::http::{
@@ -23,20 +23,20 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// How long a connection may take to come up, TLS included.
+/// Timeout for establishing a connection, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Whatever went wrong on the way.
+/// An error in connecting, sending or receiving.
 pub type SendError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Sends a request to an absolute URL and reads the answer to its end. Behind `https` stands whom Amazon's
-/// own roots vouch for, and nobody else.
+/// Sends a request to an absolute URL and reads the whole response. `https` URLs are verified against
+/// Amazon's roots only.
 ///
 /// # Errors
-/// When there is no connection within 3 s, or it breaks. A status is none.
+/// No connection within 3 s, or a broken connection. A response of any status is `Ok`.
 pub async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, SendError> {
     let uri = request.uri();
-    let host = uri.host().ok_or("the URL names no host")?.to_owned();
+    let host = uri.host().ok_or("the URL has no host")?.to_owned();
     let encrypted = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
     let request = in_origin_form(request)?;
@@ -52,7 +52,7 @@ pub async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, SendError>
     }
 }
 
-/// The path in the request line and the authority in `Host` (RFC 9112, section 3.2.1).
+/// Puts the path into the request line and the authority into `Host` (RFC 9112, section 3.2.1).
 fn in_origin_form(mut request: Request<Bytes>) -> Result<Request<Full<Bytes>>, SendError> {
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let host = HeaderValue::from_str(authority)?;
@@ -68,13 +68,13 @@ async fn send_over(
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, SendError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its end shows in the answer; it ends with the sender.
+    // The task ends when the sender is dropped; a connection error also surfaces in the response.
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();
     Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
 }
 
-/// [`send`], as the SDK wants it.
+/// [`send`] as an HTTP client of the AWS SDK.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender;
 
@@ -88,7 +88,7 @@ impl HttpConnector for Sender {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
-            // A streamed body has none at hand; the calls made here have none of that kind.
+            // `bytes` is `None` only for a streamed body, which no call here has.
             let request = request.map(|body| Bytes::copy_from_slice(body.bytes().unwrap_or_default()));
             let response = send(request).await.map_err(ConnectorError::io)?;
             HttpResponse::try_from(response.map(Into::into))

@@ -19,5 +19,5 @@ pub use request::Request;
 pub use response::Reply;
 pub use serve::serve;
 
-/// What a handler answers: a reply, or why not.
+/// A handler's outcome: a reply or a refusal.
 pub type Result<T = Reply> = std::result::Result<T, Refusal>;

@@ -1,7 +1,7 @@
-//! Every refusal as `application/problem+json` (RFC 9457). The one table that gives errors their status
-//! and code is `Refusal::problem`.
+//! Problem documents (`application/problem+json`, RFC 9457) for all refusals. `Refusal::problem` is the one
+//! table that maps errors to status and code.
 
-use crate::database::{Unreachable, is_momentary, is_worth_another_try};
+use crate::database::{ConnectionError, is_retryable, is_transient};
 use crate::response::Reply;
 use crate::telemetry::Metric;
 use bakeoff_core::Error;
@@ -10,43 +10,43 @@ use serde_json::{Map, Value, json};
 use std::hash::{BuildHasher, RandomState};
 use time::format_description::well_known::Rfc3339;
 
-/// Why a request gets no reply of its own.
+/// The reason for a problem document instead of a handler's reply.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// An operation refused or failed.
     #[error(transparent)]
-    Refused(#[from] Error),
-    /// There is no database to ask.
+    Operation(#[from] Error),
+    /// The database is not configured or cannot be reached.
     #[error("{0}")]
-    Unreachable(#[from] Unreachable),
-    /// The body is not JSON, or not what its encoding says.
+    Connection(#[from] ConnectionError),
+    /// The body is not JSON, or does not match its `Content-Encoding`.
     #[error("{0}")]
     Malformed(String),
-    /// The body is larger than the limit, in bytes; its size is unknown where inflation was stopped.
-    #[error("the body is larger than {limit} bytes")]
+    /// The body is larger than the limit.
+    #[error("{}", too_large(*size, *limit))]
     TooLarge {
-        /// Its size.
+        /// Size in bytes; `None` if inflation stopped at the limit.
         size: Option<usize>,
-        /// The limit.
+        /// Limit in bytes.
         limit: usize,
     },
     /// A `Content-Encoding` other than gzip.
-    #[error("the Content-Encoding is neither gzip nor identity")]
+    #[error("this Content-Encoding is not supported; use gzip, or send the body unencoded")]
     EncodingUnsupported,
     /// No bearer token.
-    #[error("{0}")]
+    #[error("{0}; register, and send `Authorization: Bearer <token>` with the token from the response")]
     NoToken(&'static str),
     /// No proof of possession.
-    #[error("there is no DPoP header")]
+    #[error("the DPoP header is missing; send a DPoP proof (RFC 9449) signed with the runner's key")]
     NoProof,
-    /// No IAM context: the request did not come through the gateway's authorizer.
-    #[error("the request carries no IAM identity")]
+    /// No IAM context: the request did not pass API Gateway's IAM authorizer.
+    #[error("the request has no IAM identity; sign it with AWS Signature Version 4")]
     NotAnAdmin,
     /// Not a route of this function.
-    #[error("there is no such route")]
+    #[error("no route with this method and path")]
     NoSuchRoute,
-    /// The work took longer than the function may.
-    #[error("the work took too long")]
+    /// The handler exceeded the function's time limit.
+    #[error("the handler exceeded its time limit")]
     TimedOut,
 }
 
@@ -57,79 +57,90 @@ struct Problem {
 }
 
 impl Refusal {
-    /// The table: each kind of refusal, its status and its stable code.
+    /// Maps each kind of refusal to its status, stable code and title.
     fn problem(&self) -> Problem {
         let (status, code, title) = match self {
-            Self::Refused(error) => match error {
-                Error::Invalid(_) => (422, "invalid_request", "The request does not fit its schema"),
-                Error::ProofInvalid(_) => (401, "proof_invalid", "The proof of possession is refused"),
-                Error::ProofStale { .. } => (401, "proof_stale", "The proof of possession is not fresh"),
-                Error::ProofReplayed => (401, "proof_replayed", "The proof of possession was used before"),
+            Self::Operation(error) => match error {
+                Error::Invalid(_) => (422, "invalid_request", "Some fields of the request are invalid"),
+                Error::ProofInvalid(_) => (401, "proof_invalid", "The DPoP proof is invalid"),
+                Error::ProofStale { .. } => (401, "proof_stale", "The DPoP proof is too old or too new"),
+                Error::ProofReplayed => (401, "proof_replayed", "The DPoP proof was used before"),
                 Error::TokenInvalid(_) | Error::TokenKeyUnknown => {
-                    (401, "token_invalid", "The token is not valid")
+                    (401, "token_invalid", "The token is invalid")
                 }
                 Error::TokenExpired => (401, "token_expired", "The token has expired"),
                 Error::KeyNotAllowed => (403, "key_not_allowed", "The key is not on the allowlist"),
                 Error::SignerNotAllowed(_) => {
                     (403, "signer_not_allowed", "The signer is not on the allowlist")
                 }
-                Error::RunNotFound => (404, "run_not_found", "There is no such run"),
-                Error::KeyNotFound => (404, "key_not_found", "There is no such key"),
+                Error::RunNotFound => (404, "run_not_found", "The run does not exist"),
+                Error::KeyNotFound => (404, "key_not_found", "The key does not exist"),
                 Error::RunnerIdTaken => (409, "runner_id_taken", "The runner_id belongs to another key"),
-                Error::ClaimLost => (409, "claim_lost", "The claim is not live any more"),
+                Error::ClaimLost => (409, "claim_lost", "The claim has ended"),
                 Error::ClaimIdTaken => (409, "claim_id_taken", "The claim_id was used by another runner"),
-                Error::RunFinished(_) => (409, "run_finished", "The run is finished"),
-                Error::RunExists => (409, "run_exists", "A run of this id exists"),
-                Error::KeyExists => (409, "key_exists", "The key is allowed already, on other terms"),
-                Error::SignatureInvalid(_) => (422, "signature_invalid", "The signature is refused"),
-                Error::RunMismatch { .. } => (422, "run_mismatch", "The signed result is another run's"),
-                Error::Database(error) if is_momentary(error) => UNAVAILABLE,
+                Error::RunFinished(_) => (409, "run_finished", "The run has finished"),
+                Error::RunExists => (409, "run_exists", "A run with this run_id exists"),
+                Error::KeyExists => {
+                    (409, "key_exists", "The key is already on the allowlist, with other attributes")
+                }
+                Error::SignatureInvalid(_) => (422, "signature_invalid", "The signature is invalid"),
+                Error::RunMismatch { .. } => {
+                    (422, "run_mismatch", "The signed result belongs to another run")
+                }
+                Error::Database(error) if is_transient(error) => UNAVAILABLE,
                 Error::Database(_) | Error::Internal(_) => INTERNAL,
             },
-            Self::Unreachable(Unreachable::Unconfigured(_)) => INTERNAL,
-            Self::Unreachable(Unreachable::Refused(_)) | Self::TimedOut => UNAVAILABLE,
+            Self::Connection(ConnectionError::NotConfigured(_)) => INTERNAL,
+            Self::Connection(ConnectionError::Failed(_)) | Self::TimedOut => UNAVAILABLE,
             Self::Malformed(_) => (400, "malformed_request", "The body cannot be read"),
             Self::TooLarge { .. } => (413, "body_too_large", "The body is too large"),
             Self::EncodingUnsupported => {
                 (415, "encoding_unsupported", "The Content-Encoding is not supported")
             }
             Self::NoToken(_) | Self::NoProof => (401, "unauthenticated", "The request is not authenticated"),
-            Self::NotAnAdmin => (403, "not_an_admin", "The request carries no IAM identity"),
-            Self::NoSuchRoute => (404, "no_such_route", "There is no such route"),
+            Self::NotAnAdmin => (403, "not_an_admin", "The request has no IAM identity"),
+            Self::NoSuchRoute => (404, "no_such_route", "The route does not exist"),
         };
         Problem { status, code, title }
     }
 
-    /// Whether the same request may well be served on a new connection.
-    pub fn is_worth_another_try(&self) -> bool {
+    /// Returns whether the same request can succeed on a new connection.
+    pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused(Error::Database(error)) => is_worth_another_try(error),
-            Self::Unreachable(Unreachable::Refused(_)) => true,
+            Self::Operation(Error::Database(error)) => is_retryable(error),
+            Self::Connection(ConnectionError::Failed(_)) => true,
             _ => false,
         }
     }
 
-    /// Whether this is what a request meets that was carried out a moment ago: its proof is spent, its run
-    /// is there. Every other operation answers the same when it is repeated.
-    pub(crate) fn may_be_own_doing(&self) -> bool {
-        matches!(self, Self::Refused(Error::ProofReplayed | Error::RunExists))
+    /// Returns whether the request's own first attempt can have caused the refusal: it used the proof or
+    /// created the run, and only its reply was lost. All other operations return the same reply when
+    /// repeated.
+    pub(crate) fn may_result_from_first_attempt(&self) -> bool {
+        matches!(self, Self::Operation(Error::ProofReplayed | Error::RunExists))
     }
 
-    /// As a reply. The cause of a failure of ours is logged here, once, and not sent.
+    /// Converts the refusal to a reply. Logs the cause of a server error once; the reply does not contain it.
     pub fn into_reply(self) -> Reply {
         let Problem { status, code, title } = self.problem();
         if status >= 500 {
-            tracing::error!(code, cause = %error_chain(&self), "failed");
+            tracing::error!(code, cause = %error_chain(&self), "request failed");
         }
         let mut problem = Map::new();
         problem.insert("type".into(), json!(format!("urn:bakeoff:problem:{code}")));
         problem.insert("title".into(), json!(title));
         problem.insert("status".into(), json!(status));
         problem.insert("code".into(), json!(code));
-        let detail = if status >= 500 {
-            "The failure is ours and has been logged; the request may be sent again.".to_owned()
-        } else {
-            self.to_string()
+        let detail = match status {
+            503 => {
+                "the service is temporarily unavailable; retry after the seconds in `Retry-After`".to_owned()
+            }
+            500.. => {
+                "the service failed and has logged the cause. Send the request again; if it still fails, \
+                      report the `x-request-id` of the response"
+                    .to_owned()
+            }
+            _ => self.to_string(),
         };
         problem.insert("detail".into(), json!(detail));
         self.add_members(&mut problem);
@@ -150,29 +161,29 @@ impl Refusal {
         reply
     }
 
-    /// The challenge of a 401 (RFC 6750 section 3, RFC 9449 section 7.1): without an error where nothing
-    /// was presented.
+    /// Returns the challenge of a 401 (RFC 6750 section 3, RFC 9449 section 7.1), without an error code if
+    /// the request had no credentials.
     fn challenge(&self, code: &str) -> String {
         match self {
             Self::NoProof => "DPoP algs=\"EdDSA\"".to_owned(),
             Self::NoToken(_) => "Bearer".to_owned(),
-            Self::Refused(Error::TokenExpired | Error::TokenInvalid(_) | Error::TokenKeyUnknown) => {
+            Self::Operation(Error::TokenExpired | Error::TokenInvalid(_) | Error::TokenKeyUnknown) => {
                 format!("Bearer error=\"invalid_token\", error_description=\"{code}\"")
             }
             _ => "DPoP error=\"invalid_dpop_proof\", algs=\"EdDSA\"".to_owned(),
         }
     }
 
-    /// What a particular problem says besides.
+    /// Adds the members that only some problems have.
     fn add_members(&self, problem: &mut Map<String, Value>) {
         match self {
-            Self::Refused(Error::Invalid(errors)) => {
+            Self::Operation(Error::Invalid(errors)) => {
                 problem.insert("errors".into(), json!(errors));
             }
-            Self::Refused(Error::ProofStale { server_time }) => {
+            Self::Operation(Error::ProofStale { server_time }) => {
                 problem.insert("server_time".into(), json!(server_time.format(&Rfc3339).unwrap_or_default()));
             }
-            Self::Refused(Error::RunMismatch { signed }) => {
+            Self::Operation(Error::RunMismatch { signed }) => {
                 problem.insert("signed_run_id".into(), json!(signed));
             }
             Self::TooLarge { size, limit } => {
@@ -184,11 +195,21 @@ impl Refusal {
     }
 }
 
-const UNAVAILABLE: (u16, &str, &str) = (503, "unavailable", "The service is unavailable for a moment");
+const UNAVAILABLE: (u16, &str, &str) = (503, "unavailable", "The service is temporarily unavailable");
 const INTERNAL: (u16, &str, &str) = (500, "internal", "The service failed");
 
-/// A delay in seconds between `from` and `to`, inclusive, so that callers do not come back all at once.
-/// Jittered last: a cap after the jitter would take it away again.
+/// Describes a body that is too large, and how to send it.
+fn too_large(size: Option<usize>, limit: usize) -> String {
+    match size {
+        Some(size) => {
+            format!("the body has {size} bytes; the limit is {limit}. Send it gzip-encoded, or send less")
+        }
+        None => format!("the inflated body has more than {limit} bytes, which is the limit; send less"),
+    }
+}
+
+/// Returns a random delay in seconds from `from` to `to`, inclusive, so that callers do not all retry at
+/// once. The jitter comes after any cap, because a cap would remove it.
 pub fn jittered_retry_after(from: u64, to: u64) -> u64 {
     from + RandomState::new().hash_one(()) % (to - from + 1)
 }

@@ -1,11 +1,11 @@
-//! A reply, as a handler makes it.
+//! The reply that a handler returns.
 
 use crate::telemetry::Metric;
 use lambda_http::http::StatusCode;
 use lambda_http::{Body, Response};
 use serde::Serialize;
 
-/// What goes back, and what is counted.
+/// An HTTP reply, with the metrics to publish.
 #[derive(Debug)]
 pub struct Reply {
     pub(crate) status: StatusCode,
@@ -13,21 +13,21 @@ pub struct Reply {
     pub(crate) body: Option<String>,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) metrics: Vec<Metric>,
-    /// Who asked, for the log.
+    /// The authenticated caller, for the log.
     pub(crate) caller: Option<String>,
     /// The problem's code, for the log.
     pub(crate) code: Option<&'static str>,
 }
 
 impl Reply {
-    /// A JSON reply.
+    /// Creates a JSON reply.
     pub fn json(status: u16, value: &impl Serialize) -> crate::Result {
         let body = serde_json::to_string(value)
-            .map_err(|error| bakeoff_core::Error::Internal(format!("a reply as JSON: {error}")))?;
+            .map_err(|error| bakeoff_core::Error::Internal(format!("serializing a reply: {error}")))?;
         Ok(Self { body: Some(body), ..Self::empty(status) })
     }
 
-    /// A reply without a body.
+    /// Creates a reply without a body.
     pub fn empty(status: u16) -> Self {
         Self {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
@@ -46,29 +46,29 @@ impl Reply {
         self
     }
 
-    /// Counts something.
+    /// Adds a metric.
     pub fn metric(mut self, metric: Metric) -> Self {
         self.metrics.push(metric);
         self
     }
 
-    /// Says who asked, for the log.
+    /// Sets the caller, for the log.
     pub fn caller(mut self, caller: &str) -> Self {
         self.caller = Some(caller.to_owned());
         self
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> u16 {
         self.status.as_u16()
     }
 
-    /// The body, if there is one.
+    /// Returns the body, if any.
     pub fn body(&self) -> Option<&str> {
         self.body.as_deref()
     }
 
-    /// As HTTP, under the request's id.
+    /// Converts the reply to an HTTP response with the request's id.
     pub(crate) fn into_http(self, request_id: &str) -> Result<Response<Body>, lambda_http::Error> {
         let mut response = Response::builder()
             .status(self.status)

@@ -1,4 +1,4 @@
-//! Secrets, and the cache of the signing keys.
+//! Access to Secrets Manager, and the cache of the signing keys.
 
 use crate::config::SigningKeysSource;
 use crate::https::Sender;
@@ -13,45 +13,47 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::{Instant, timeout};
 
-/// How long a key set is used before it is read again.
-const KEEP: Duration = Duration::from_secs(300);
-/// How often an unknown `kid` may make us read again: anyone can send one.
-const EARLY: Duration = Duration::from_secs(10);
+/// Time after which a key set is read again.
+const CACHE_TTL: Duration = Duration::from_secs(300);
+/// Minimum time between two reads caused by an unknown `kid`, because anyone can send one.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long reading a secret may take. A network that swallows everything must cost a request no more
-/// than this while the keys at hand still serve.
+/// Timeout for reading a secret. If the network drops all packets, a request waits no longer than this before
+/// it uses the cached keys.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// AWS Secrets Manager, set up at its first use: a function with local settings never does.
+/// AWS Secrets Manager, set up at the first use. A function with a local configuration never uses it.
 #[derive(Debug, Default)]
 pub struct Secrets {
     client: OnceCell<Client>,
 }
 
 impl Secrets {
-    /// Reads secrets through a client made elsewhere.
-    pub fn through(client: Client) -> Self {
+    /// Creates a reader with the given client.
+    pub fn with_client(client: Client) -> Self {
         Self { client: OnceCell::new_with(Some(client)) }
     }
 
-    /// Reads the current value of a secret, a text.
+    /// Reads the current value of a secret, which must be a string.
     pub async fn read(&self, secret: &str) -> Result<String, Error> {
         let client = self.client.get_or_try_init(async || client_from_env()).await?;
-        // Boxed: the SDK's futures are large, and every handler's holds this one.
+        // Boxed, because the SDK's futures are large and every handler's future contains this one.
         let value = timeout(READ_TIMEOUT, Box::pin(client.get_secret_value().secret_id(secret).send()))
             .await
-            .map_err(|_| Error::Internal(format!("reading {secret}: no answer")))?
+            .map_err(|_| {
+                Error::Internal(format!("reading {secret}: no response within {} s", READ_TIMEOUT.as_secs()))
+            })?
             // The service's error names the secret and the reason, never the value.
             .map_err(|error| Error::Internal(format!("reading {secret}: {}", error_chain(&error))))?;
-        value.secret_string.ok_or_else(|| Error::Internal(format!("{secret} holds no text")))
+        value.secret_string.ok_or_else(|| Error::Internal(format!("{secret} is not a string secret")))
     }
 }
 
-/// A client for the region and with the role's credentials that Lambda puts into the environment;
-/// `AWS_ENDPOINT_URL` leads it elsewhere.
+/// Creates a client for the region and the role credentials that Lambda sets in the environment.
+/// `AWS_ENDPOINT_URL` overrides the endpoint.
 ///
-/// Not by way of `aws-config`: the other places where that looks for credentials (profiles, SSO, STS,
-/// instance metadata) do not exist in Lambda, and weigh on every binary.
+/// Does not use `aws-config`: its other credential sources (profiles, SSO, STS, instance metadata) do not
+/// exist in Lambda and enlarge every binary.
 pub fn client_from_env() -> Result<Client, Error> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let required = |name| variable(name).ok_or_else(|| Error::Internal(format!("{name} is not set")));
@@ -71,71 +73,72 @@ pub fn client_from_env() -> Result<Client, Error> {
     Ok(Client::from_conf(config.build()))
 }
 
-/// User and password, as RDS keeps them in its managed secret.
+/// User name and password in the form of an RDS managed secret.
 #[derive(Deserialize)]
 pub struct DatabaseCredentials {
-    /// User.
+    /// User name.
     pub username: String,
     /// Password.
     pub password: String,
 }
 
 impl DatabaseCredentials {
-    /// Reads the secret's JSON.
+    /// Parses the secret's JSON.
     pub fn parse(json: &str) -> Result<Self, Error> {
-        // serde's words could quote the secret.
-        serde_json::from_str(json)
-            .map_err(|_| Error::Internal("the database secret has another shape".into()))
+        // The serde error is dropped, because it could quote the secret.
+        serde_json::from_str(json).map_err(|_| {
+            Error::Internal("the database secret must be JSON with username and password".into())
+        })
     }
 }
 
-/// The signing keys, kept for five minutes.
+/// The signing keys, cached for five minutes.
 #[derive(Debug)]
 pub struct SigningKeys {
     source: SigningKeysSource,
-    kept: Mutex<Option<Kept>>,
+    cache: Mutex<Option<CachedKeys>>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CachedKeys {
     keys: Arc<ServiceKeys>,
     read_at: Instant,
 }
 
 impl SigningKeys {
-    /// Keys that will be read from `source`.
+    /// Creates a cache of the keys in `source`, without reading them.
     pub fn new(source: SigningKeysSource) -> Self {
-        Self { source, kept: Mutex::new(None) }
+        Self { source, cache: Mutex::new(None) }
     }
 
-    /// The keys, read at most five minutes ago.
+    /// Returns the keys, read at most five minutes ago.
     pub async fn current(&self, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
-        self.read_within(KEEP, secrets).await
+        self.read_if_older(CACHE_TTL, secrets).await
     }
 
-    /// The keys, read anew if that was not done in the last seconds: for a token of a key that
-    /// [`SigningKeys::current`] does not have, which a rotation may just have made.
-    pub async fn newest(&self, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
-        self.read_within(EARLY, secrets).await
+    /// Returns the keys, read at most ten seconds ago. For a token whose key is not in
+    /// [`SigningKeys::current`], because a rotation may just have created it.
+    pub async fn refresh(&self, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+        self.read_if_older(MIN_REFRESH_INTERVAL, secrets).await
     }
 
-    async fn read_within(&self, age: Duration, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
-        let mut kept = self.kept.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < age) {
-            return Ok(Arc::clone(&kept.keys));
+    async fn read_if_older(&self, age: Duration, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+        let mut cache = self.cache.lock().await;
+        if let Some(cache) = cache.as_ref().filter(|cache| cache.read_at.elapsed() < age) {
+            return Ok(Arc::clone(&cache.keys));
         }
         let read = match self.read(secrets).await {
             Ok(keys) => Arc::new(keys),
-            Err(error) => match kept.as_mut() {
-                // Keys a little old serve better than none while Secrets Manager is away.
-                Some(kept) => {
-                    tracing::error!(%error, "the signing keys could not be read again");
-                    Arc::clone(&kept.keys)
+            Err(error) => match cache.as_mut() {
+                // Uses the old keys while Secrets Manager is unavailable.
+                Some(cache) => {
+                    tracing::error!(%error, "could not refresh the signing keys; using the cached ones");
+                    Arc::clone(&cache.keys)
                 }
                 None => return Err(error),
             },
         };
-        *kept = Some(Kept { keys: Arc::clone(&read), read_at: Instant::now() });
+        *cache = Some(CachedKeys { keys: Arc::clone(&read), read_at: Instant::now() });
         Ok(read)
     }
 
@@ -145,11 +148,11 @@ impl SigningKeys {
             SigningKeysSource::Secret(secret) => secrets.read(secret).await?,
             SigningKeysSource::None => return Err(Error::Internal("no signing keys are configured".into())),
         };
-        ServiceKeys::from_jwk_set(&json).map_err(|refused| Error::Internal(refused.to_string()))
+        ServiceKeys::from_jwk_set(&json).map_err(|error| Error::Internal(error.to_string()))
     }
 }
 
-/// Reads what stands in for a secret on a machine of one's own.
+/// Reads a file that replaces a secret in a local stack.
 pub(crate) async fn read_file(path: &str) -> Result<String, Error> {
     tokio::fs::read_to_string(path).await.map_err(|error| Error::Internal(format!("reading {path}: {error}")))
 }

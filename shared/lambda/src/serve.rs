@@ -1,4 +1,4 @@
-//! From an event to a handler and back.
+//! The Lambda entry point: turns events into calls of a handler, and its outcomes into responses.
 
 use crate::app::App;
 use crate::config::Config;
@@ -10,14 +10,14 @@ use lambda_http::{Body, Context, RequestExt, Response, service_fn};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout_at;
 
-/// Left of the function's time when a handler is stopped, so that the caller still gets an answer.
+/// Time reserved for the response when a handler is stopped.
 const RESERVE: Duration = Duration::from_secs(1);
-/// How long a handler may work where no deadline is known: outside Lambda.
+/// Time limit of a handler outside Lambda, where the event has no deadline.
 const WITHOUT_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Serves HTTP events with `handler` for as long as the environment lives.
+/// Serves HTTP events with `handler` until the execution environment ends.
 ///
-/// A refusal is a reply. Only what no handler could answer is an error of the invocation.
+/// A refusal becomes a reply. The invocation itself fails only if no reply can be built.
 pub async fn serve<H, F>(handler: H) -> Result<(), lambda_http::Error>
 where
     H: Fn(&'static App, Request) -> F + Send + Sync,
@@ -31,14 +31,15 @@ where
     .await
 }
 
-/// Sets up logging and reads the settings. One app a process, for as long as it lives: the runtime's
-/// futures must not borrow from anything shorter.
+/// Sets up logging and reads the configuration. Leaks the app, because the runtime's futures need a `'static`
+/// reference; each process calls this once.
 pub fn start() -> Result<&'static App, lambda_http::Error> {
     log_to_stdout();
     Ok(Box::leak(Box::new(App::new(Config::from_env()?))))
 }
 
-/// Serves one event: handler, time limit, one more try on a fresh connection, log, metrics.
+/// Serves one event: runs the handler within the time limit, retries it once on a new connection, logs the
+/// request and publishes the metrics.
 pub async fn respond<A, H, F>(
     app: A,
     handler: H,
@@ -54,43 +55,44 @@ where
     let request_id = context.map(|context| context.request_id.clone()).unwrap_or_default();
     let time = context.map_or(WITHOUT_DEADLINE, time_left);
     let request = Request::from(request);
-    let outcome = twice(&app, time, || handler(app, request.clone())).await;
+    let outcome = with_retry(&app, time, || handler(app, request.clone())).await;
     let reply = outcome.unwrap_or_else(Refusal::into_reply);
     log(&request, &request_id, &reply, started.elapsed());
     publish(&reply.metrics);
     reply.into_http(&request_id)
 }
 
-/// How long an invocation may still work.
+/// Returns the time left for a handler before the invocation's deadline.
 pub fn time_left(context: &Context) -> Duration {
     context.deadline().duration_since(SystemTime::now()).unwrap_or_default().saturating_sub(RESERVE)
 }
 
-/// Does `work` within `time`; once more, on a new connection, when the database was restarted or failed
-/// over in between. Every operation may be repeated: none does its work twice.
-pub async fn twice<T, F>(app: &App, time: Duration, work: impl Fn() -> F) -> crate::Result<T>
+/// Runs `work` within `time`. Retries it once on a new connection if the database restarted or failed over.
+/// All operations are idempotent, so the retry has no second effect.
+pub async fn with_retry<T, F>(app: &App, time: Duration, work: impl Fn() -> F) -> crate::Result<T>
 where
     F: Future<Output = crate::Result<T>>,
 {
     let end = tokio::time::Instant::now() + time;
     let within_time = async || timeout_at(end, work()).await.unwrap_or(Err(Refusal::TimedOut));
     let mut outcome = within_time().await;
-    if outcome.as_ref().is_err_and(Refusal::is_worth_another_try) {
+    if outcome.as_ref().is_err_and(Refusal::is_retryable) {
         app.disconnect().await;
         outcome = match within_time().await {
-            // Perhaps our own first try did that, and only its answer was lost. We cannot know.
-            Err(refusal) if refusal.may_be_own_doing() => outcome,
+            // The first attempt may have succeeded and only its reply was lost, so this refusal could be
+            // wrong.
+            Err(refusal) if refusal.may_result_from_first_attempt() => outcome,
             second => second,
         };
     }
     if matches!(outcome, Err(Refusal::TimedOut)) {
-        // The abandoned statement still runs on the connection.
+        // The cancelled future's statement is still running on the connection.
         app.disconnect().await;
     }
     outcome
 }
 
-/// One line a request. Never a token, a key or a body.
+/// Logs one line per request, without tokens, keys or bodies.
 fn log(request: &Request, request_id: &str, reply: &Reply, took: Duration) {
     tracing::info!(
         route = request.route(),
@@ -99,6 +101,6 @@ fn log(request: &Request, request_id: &str, reply: &Reply, took: Duration) {
         code = reply.code,
         caller = reply.caller,
         took_ms = took.as_secs_f64() * 1e3,
-        "served"
+        "request served"
     );
 }

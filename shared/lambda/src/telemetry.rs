@@ -1,4 +1,4 @@
-//! The log, and CloudWatch metrics in the embedded metric format: lines on standard output.
+//! Logs, and CloudWatch metrics in the embedded metric format (EMF), both on standard output.
 
 use lambda_http::tracing::level_filters::LevelFilter;
 use lambda_http::tracing::subscriber::fmt;
@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The CloudWatch namespace: a stack's own, so that a test stack sets off no alarm of another. The
+/// The CloudWatch namespace, one per stack, so that a test stack does not trigger another stack's alarms. The
 /// template names each function STACK-FUNCTION.
 static NAMESPACE: LazyLock<String> = LazyLock::new(|| {
     let function = std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
     function.rsplit_once('-').map_or_else(|| "Bakeoff".to_owned(), |(stack, _)| format!("Bakeoff/{stack}"))
 });
 
-/// One value of one metric.
+/// A value of a metric.
 #[derive(Clone, Debug)]
 pub struct Metric {
     name: &'static str,
@@ -23,23 +23,23 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// One more of something.
+    /// Creates a count of 1.
     pub fn count(name: &'static str) -> Self {
         Self::gauge(name, 1.0, "Count")
     }
 
-    /// A value in a CloudWatch unit.
+    /// Creates a value in a CloudWatch unit, such as `Seconds`.
     pub fn gauge(name: &'static str, value: f64, unit: &'static str) -> Self {
         Self { name, value, unit, dimension: None }
     }
 
-    /// Told apart by a dimension.
+    /// Sets the metric's dimension.
     pub fn by(mut self, dimension: &'static str, value: impl Into<String>) -> Self {
         self.dimension = Some((dimension, value.into()));
         self
     }
 
-    /// The line of the embedded metric format, at `now_ms` since the epoch.
+    /// Returns the EMF line for the time `now_ms`, in milliseconds since the Unix epoch.
     fn line(&self, now_ms: u128) -> String {
         let dimensions: Vec<&str> = self.dimension.iter().map(|(name, _)| *name).collect();
         let mut line = Map::new();
@@ -62,11 +62,11 @@ impl Metric {
     }
 }
 
-/// Writes the log to standard output, as JSON where `AWS_LAMBDA_LOG_FORMAT` says so, from the level that
-/// `AWS_LAMBDA_LOG_LEVEL` names (`INFO` where it is unset).
+/// Sets up logging to standard output: as JSON if `AWS_LAMBDA_LOG_FORMAT` is `JSON`, from the level in
+/// `AWS_LAMBDA_LOG_LEVEL` (default `INFO`).
 ///
-/// Instead of the runtime's own subscriber, which also takes filters for each module: those are compiled
-/// from regular expressions at every cold start.
+/// Replaces the runtime's own subscriber, whose per-module filters compile regular expressions at every cold
+/// start.
 pub fn log_to_stdout() {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let level = variable("AWS_LAMBDA_LOG_LEVEL").parse().unwrap_or(LevelFilter::INFO);
@@ -78,7 +78,7 @@ pub fn log_to_stdout() {
     }
 }
 
-/// Publishes metrics: one line each on standard output, where the Lambda runtime picks them up.
+/// Publishes metrics as lines on standard output, which Lambda forwards to CloudWatch.
 pub fn publish(metrics: &[Metric]) {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     for metric in metrics {

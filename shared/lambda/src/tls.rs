@@ -1,7 +1,7 @@
-//! TLS to AWS's own endpoints, verified in full (chain and host name) against embedded roots.
+//! TLS to AWS endpoints, with full verification (chain and host name) against embedded roots.
 //!
-//! The roots are embedded because the Lambda image's own bundle does not hold the RDS roots, and because a
-//! certificate of any other authority must not vouch for the database or for Secrets Manager.
+//! The roots are embedded because the Lambda image lacks the RDS roots, and because no other authority may
+//! issue a certificate for the database or for Secrets Manager.
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -15,7 +15,7 @@ const RDS_ROOTS: &str = include_str!("../roots/rds.pem");
 pub const AMAZON_ROOTS: &str = include_str!("../roots/amazon-trust-services.pem");
 
 /// Returns a TLS connector for PostgreSQL on RDS or behind RDS Proxy.
-pub fn to_postgres() -> MakeRustlsConnect {
+pub fn postgres_connector() -> MakeRustlsConnect {
     MakeRustlsConnect::new(client_config(&[RDS_ROOTS, AMAZON_ROOTS]))
 }
 
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_embedded_root_is_one_that_rustls_can_use() {
+    fn rustls_accepts_every_embedded_root() {
         for pem in [RDS_ROOTS, AMAZON_ROOTS] {
             let certificates: Vec<_> =
                 CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap();

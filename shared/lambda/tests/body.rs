@@ -1,4 +1,4 @@
-//! What is accepted as a body: encodings, limits, and bombs.
+//! Request bodies: encodings, size limits and gzip bombs.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ fn event() -> Event {
 }
 
 #[tokio::test]
-async fn text_base64_and_gzip_are_one_body() {
+async fn text_base64_and_gzip_give_the_same_body() {
     let text = event().body_text().to_owned();
     let encoded = [
         event(),
@@ -42,7 +42,7 @@ async fn every_member_of_a_gzip_body_is_read() {
 }
 
 #[tokio::test]
-async fn what_is_not_what_it_says_is_refused() {
+async fn a_body_that_does_not_match_its_encoding_is_refused() {
     let whole = gzip(b"{}");
     let not_gzip: [&[u8]; 4] = [b"{}", &whole[..whole.len() - 1], &[&whole[..], b"{}"].concat(), b""];
     for bytes in not_gzip {
@@ -56,7 +56,7 @@ async fn what_is_not_what_it_says_is_refused() {
 async fn other_encodings_are_refused() {
     for encoding in ["br", "deflate", "gzip, gzip", "gzip,br", "gzip\u{e9}"] {
         let answer = send(&event().header("content-encoding", encoding)).await;
-        // What is no text cannot be read as a name either, and the bytes then are what they are.
+        // A header value that is not visible ASCII is ignored, so the body counts as unencoded.
         if encoding.is_ascii() {
             answer.problem(415, "encoding_unsupported");
         } else {
@@ -66,7 +66,7 @@ async fn other_encodings_are_refused() {
 }
 
 #[tokio::test]
-async fn the_limit_on_what_is_received_is_exact() {
+async fn the_limit_on_received_bytes_is_exact() {
     let largest = "a".repeat(RECEIVED_MAX);
     assert_eq!(send(&event().body(&largest)).await.expect(200)["length"], RECEIVED_MAX);
     let answer = send(&event().bytes(format!("{largest}a").as_bytes())).await;
@@ -75,7 +75,7 @@ async fn the_limit_on_what_is_received_is_exact() {
 }
 
 #[tokio::test]
-async fn the_limit_on_what_is_inflated_is_exact() {
+async fn the_limit_on_inflated_bytes_is_exact() {
     let compressed = |length| event().bytes(&gzip(&vec![b'a'; length])).header("content-encoding", "gzip");
     assert_eq!(send(&compressed(INFLATED_MAX)).await.expect(200)["length"], INFLATED_MAX);
     let answer = send(&compressed(INFLATED_MAX + 1)).await;
@@ -83,9 +83,10 @@ async fn the_limit_on_what_is_inflated_is_exact() {
     assert_eq!((&problem["size"], &problem["limit"]), (&Value::Null, &json!(INFLATED_MAX)));
 }
 
-/// Had it been inflated to its end, it would be malformed and not too large.
+/// The bomb ends in invalid data: inflating all of it would return `malformed_request` instead of
+/// `body_too_large`.
 #[tokio::test]
-async fn a_bomb_is_not_inflated_to_its_end() {
+async fn inflation_of_a_gzip_bomb_stops_at_the_limit() {
     let member = gzip(&vec![0; INFLATED_MAX / 4]);
     let mut bomb = member.repeat(RECEIVED_MAX / member.len() - 1);
     bomb.extend(b"this is not gzip");

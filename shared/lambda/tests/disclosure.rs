@@ -1,4 +1,5 @@
-//! What is logged and shown. In a process of its own: there is one log for all threads.
+//! Secrets must not appear in logs, errors or debug output. A separate test binary, because the log
+//! subscriber is global to the process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,13 +13,13 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-/// The private half of the key that [`key_set`] makes of a seed.
+/// Returns the private half of the key that [`key_set`] derives from a seed.
 fn private_half(seed: [u8; 32]) -> String {
     let set: Value = serde_json::from_str(&key_set(seed)).unwrap();
     set["keys"][0]["d"].as_str().unwrap().to_owned()
 }
 
-/// Everything that is logged, down to the SDK's and the runtime's finest words.
+/// Captures all log output at level `TRACE`, including the SDK's and the runtime's.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -33,7 +34,7 @@ impl Write for Log {
 }
 
 #[tokio::test]
-async fn no_secret_is_logged_or_shown() {
+async fn secrets_appear_in_neither_logs_nor_debug_output() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = lambda_http::tracing::subscriber::fmt()
@@ -43,7 +44,7 @@ async fn no_secret_is_logged_or_shown() {
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let set = key_set([1; 32]);
-    // Cut off in the middle of the key, and with a password that is no text.
+    // A key set truncated inside the key, and below a user name that is not a string.
     let broken = &set[..set.len() - 9];
     let credentials = json!({ "username": "bakeoff", "password": "hunter2-hunter2" }).to_string();
     let unreadable = json!({ "username": ["hunter2-hunter2"] }).to_string();
@@ -52,39 +53,39 @@ async fn no_secret_is_logged_or_shown() {
         ("SIGNING_KEYS_SECRET_ARN", "signing-keys"),
         ("DATABASE_SECRET_ARN", "database"),
         ("DATABASE_HOST", "127.0.0.1"),
-        // Port 1 is never served.
+        // No server listens on port 1.
         ("DATABASE_PORT", "1"),
         ("DATABASE_NAME", "queue"),
     ];
     let app = App::with_secrets(
-        Config::from(&|name| {
+        Config::from_variables(&|name| {
             settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })
         .unwrap(),
         secrets,
     );
-    let mut shown = String::new();
-    let mut show = |refusal: Refusal| {
-        shown += &format!("{refusal:?} {refusal}");
-        shown += &format!("{:?}", refusal.into_reply());
+    let mut output = String::new();
+    let mut format_refusal = |refusal: Refusal| {
+        output += &format!("{refusal:?} {refusal}");
+        output += &format!("{:?}", refusal.into_reply());
     };
-    show(app.signing_keys().await.unwrap_err());
+    format_refusal(app.signing_keys().await.unwrap_err());
     app.signing_keys().await.unwrap();
-    show(app.database().await.unwrap_err());
+    format_refusal(app.database().await.unwrap_err());
     let (secrets, _) = answering(&[Answer::Secret(&unreadable)]);
     let database = Database::new(app.config().database.clone());
-    show(database.config(&secrets).await.unwrap_err().into());
-    shown += &format!("{app:?}");
+    format_refusal(database.config(&secrets).await.unwrap_err().into());
+    output += &format!("{app:?}");
     let request =
         Request::from(lambda_http::request::from_str(&Event::sample("claim").json().to_string()).unwrap());
-    shown += &format!("{request:?}");
+    output += &format!("{request:?}");
 
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(logged.contains("aws_smithy_runtime"), "the SDK logs too: {logged}");
-    assert!(shown.contains("SigningKeys") && shown.contains("127.0.0.1"), "{shown}");
+    assert!(logged.contains("aws_smithy_runtime"), "the log lacks the SDK's lines: {logged}");
+    assert!(output.contains("SigningKeys") && output.contains("127.0.0.1"), "{output}");
     let token = "Bearer eyJ";
     for secret in [private_half([1; 32]).as_str(), "hunter2", token] {
         assert!(!logged.contains(secret), "{secret} was logged");
-        assert!(!shown.contains(secret), "{secret} was shown");
+        assert!(!output.contains(secret), "{secret} is in the debug output");
     }
 }

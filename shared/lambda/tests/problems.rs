@@ -1,21 +1,22 @@
-//! Every refusal's status and code, against `problems.txt`: a change there is a change of the contract.
+//! Status and code of every refusal, compared with `problems.txt`. A change to that file changes the API's
+//! contract.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
 use bakeoff_core::field_error::FieldError;
 use bakeoff_lambda::Refusal;
-use bakeoff_lambda::database::Unreachable;
+use bakeoff_lambda::database::ConnectionError;
 use bakeoff_testkit::event::Service;
 use serde_json::Value;
 use std::fmt::Write as _;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 
-/// The variant's name. Without a wildcard: a new variant must be given a line in the golden file.
+/// Returns the variant's name. Has no wildcard, so that each new variant needs a line in the golden file.
 fn name(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::Refused(error) => match error {
+        Refusal::Operation(error) => match error {
             Error::Invalid(_) => "Invalid",
             Error::ProofInvalid(_) => "ProofInvalid",
             Error::ProofStale { .. } => "ProofStale",
@@ -38,8 +39,8 @@ fn name(refusal: &Refusal) -> &'static str {
             Error::Database(_) => "Database",
             Error::Internal(_) => "Internal",
         },
-        Refusal::Unreachable(Unreachable::Unconfigured(_)) => "Unconfigured",
-        Refusal::Unreachable(Unreachable::Refused(_)) => "Unreachable",
+        Refusal::Connection(ConnectionError::NotConfigured(_)) => "NotConfigured",
+        Refusal::Connection(ConnectionError::Failed(_)) => "ConnectionFailed",
         Refusal::Malformed(_) => "Malformed",
         Refusal::TooLarge { .. } => "TooLarge",
         Refusal::EncodingUnsupported => "EncodingUnsupported",
@@ -51,7 +52,7 @@ fn name(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// One of each, but for the database's errors.
+/// Returns one refusal of each kind, except database errors.
 fn refusals() -> Vec<Refusal> {
     let errors = [
         Error::Invalid(vec![FieldError::new("/claim_id", "is missing")]),
@@ -71,17 +72,17 @@ fn refusals() -> Vec<Refusal> {
         Error::KeyNotFound,
         Error::KeyExists,
         Error::SignatureInvalid("the signature".into()),
-        Error::SignerNotAllowed("somebody".into()),
+        Error::SignerNotAllowed("an unlisted signer".into()),
         Error::RunMismatch { signed: "another".into() },
         Error::Internal("secret".into()),
     ];
     let others = [
-        Unreachable::Unconfigured(Error::Internal("secret".into())).into(),
-        Unreachable::Refused(deadpool_postgres::PoolError::Closed).into(),
+        ConnectionError::NotConfigured(Error::Internal("secret".into())).into(),
+        ConnectionError::Failed(deadpool_postgres::PoolError::Closed).into(),
         Refusal::Malformed("the body is not JSON".into()),
         Refusal::TooLarge { size: Some(2), limit: 1 },
         Refusal::EncodingUnsupported,
-        Refusal::NoToken("there is no Authorization header"),
+        Refusal::NoToken("the Authorization header is missing"),
         Refusal::NoProof,
         Refusal::NotAnAdmin,
         Refusal::NoSuchRoute,
@@ -90,13 +91,13 @@ fn refusals() -> Vec<Refusal> {
     errors.into_iter().map(Refusal::from).chain(others).collect()
 }
 
-/// The server's own error with this SQLSTATE.
-async fn raised(client: &Client, state: &str) -> tokio_postgres::Error {
+/// Returns a server error with this SQLSTATE.
+async fn server_error(client: &Client, state: &str) -> tokio_postgres::Error {
     let raise = format!("DO $$ BEGIN RAISE 'secret' USING ERRCODE = '{state}'; END $$");
     client.batch_execute(&raise).await.unwrap_err()
 }
 
-/// Errors of the database by what tells them apart: the SQLSTATE, or the driver's.
+/// Returns database errors with their SQLSTATE or, for the driver's own errors, a description.
 async fn database_errors(service: &Service) -> Vec<(String, tokio_postgres::Error)> {
     let client = service.database.client().await;
     let mut errors = Vec::new();
@@ -104,15 +105,15 @@ async fn database_errors(service: &Service) -> Vec<(String, tokio_postgres::Erro
         "08006", "22012", "23505", "25006", "40001", "40P01", "42P01", "53300", "55P03", "57014", "57P01",
         "57P03", "XX000",
     ] {
-        errors.push((state.to_owned(), raised(&client, state).await));
+        errors.push((state.to_owned(), server_error(&client, state).await));
     }
     let row = client.query_one("SELECT 'text'", &[]).await.unwrap();
     errors.push(("another type".into(), row.try_get::<_, i32>(0).unwrap_err()));
     errors.push(("no such column".into(), row.try_get::<_, &str>("absent").unwrap_err()));
     errors.push(("no row".into(), client.query_one("SELECT WHERE false", &[]).await.unwrap_err()));
-    let lost = service.database.client().await;
-    let _ = lost.batch_execute("SELECT pg_terminate_backend(pg_backend_pid())").await;
-    errors.push(("closed".into(), lost.batch_execute("SELECT").await.unwrap_err()));
+    let terminated = service.database.client().await;
+    let _ = terminated.batch_execute("SELECT pg_terminate_backend(pg_backend_pid())").await;
+    errors.push(("closed".into(), terminated.batch_execute("SELECT").await.unwrap_err()));
     errors
 }
 
@@ -121,12 +122,12 @@ async fn every_refusal_has_the_status_and_code_of_the_contract() {
     let service = Service::start().await;
     let mut table = String::new();
     let mut line = |name: &str, refusal: Refusal| {
-        let again = if refusal.is_worth_another_try() { ", tried again first" } else { "" };
+        let retried = if refusal.is_retryable() { ", retried once" } else { "" };
         let reply = refusal.into_reply();
         let problem: Value = serde_json::from_str(reply.body().unwrap()).unwrap();
         assert_eq!(problem["status"], reply.status());
         assert!(reply.status() < 500 || !problem.to_string().contains("secret"), "{problem}");
-        writeln!(table, "{name}: {} {}{again}", reply.status(), problem["code"].as_str().unwrap()).unwrap();
+        writeln!(table, "{name}: {} {}{retried}", reply.status(), problem["code"].as_str().unwrap()).unwrap();
     };
     for refusal in refusals() {
         line(name(&refusal), refusal);
@@ -138,7 +139,7 @@ async fn every_refusal_has_the_status_and_code_of_the_contract() {
 }
 
 #[test]
-fn a_problem_says_what_its_receiver_needs() {
+fn a_problem_has_the_members_of_its_kind() {
     let member = |refusal: Refusal, name: &str| {
         let problem: Value = serde_json::from_str(refusal.into_reply().body().unwrap()).unwrap();
         problem[name].clone()

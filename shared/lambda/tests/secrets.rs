@@ -1,4 +1,4 @@
-//! Secrets: read through the SDK, kept for a while, and never shown.
+//! Reading secrets through the SDK, and the cache of the signing keys.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,13 +20,13 @@ fn signing_keys() -> SigningKeys {
     SigningKeys::new(SigningKeysSource::Secret("signing-keys".into()))
 }
 
-/// Which of two sets it is.
+/// Returns the first key's id, which identifies a set.
 fn first_kid(keys: &bakeoff_core::runners::token::ServiceKeys) -> String {
     keys.public_keys().next().unwrap().kid().to_owned()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_set_is_kept_for_five_minutes() {
+async fn a_key_set_is_cached_for_five_minutes() {
     let (old, new) = (key_set([1; 32]), key_set([2; 32]));
     let (secrets, replay) = answering(&[Answer::Secret(&old), Answer::Secret(&new)]);
     let keys = signing_keys();
@@ -40,25 +40,25 @@ async fn a_key_set_is_kept_for_five_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_key_is_found_early_but_not_at_any_rate() {
+async fn a_refresh_reads_the_key_set_at_most_every_ten_seconds() {
     let (old, new) = (key_set([1; 32]), key_set([2; 32]));
     let (secrets, replay) = answering(&[Answer::Secret(&old), Answer::Secret(&new)]);
     let keys = signing_keys();
     let first = first_kid(&keys.current(&secrets).await.unwrap());
     advance(9 * SECOND).await;
-    assert_eq!(first_kid(&keys.newest(&secrets).await.unwrap()), first);
+    assert_eq!(first_kid(&keys.refresh(&secrets).await.unwrap()), first);
     advance(SECOND).await;
-    assert_ne!(first_kid(&keys.newest(&secrets).await.unwrap()), first);
+    assert_ne!(first_kid(&keys.refresh(&secrets).await.unwrap()), first);
     for _ in 0..9 {
         advance(SECOND).await;
-        keys.newest(&secrets).await.unwrap();
+        keys.refresh(&secrets).await.unwrap();
     }
     assert_eq!(requests(&replay), 2);
 }
 
-/// Anyone can send a token with a `kid` of their own.
+/// Anyone can send a token with an unknown `kid`.
 #[tokio::test(start_paused = true)]
-async fn tokens_of_unknown_keys_cannot_make_us_read_at_will() {
+async fn tokens_with_unknown_keys_cause_at_most_one_read_in_ten_seconds() {
     let set = key_set([1; 32]);
     let (secrets, replay) = answering(&[Answer::Secret(&set); 3]);
     let app = App::with_secrets(settings(&[("SIGNING_KEYS_SECRET_ARN", "signing-keys")]), secrets);
@@ -67,7 +67,7 @@ async fn tokens_of_unknown_keys_cannot_make_us_read_at_will() {
         Reply::json(200, &json!({}))
     };
     for second in 0..30 {
-        // The sample's token is by a key that is not in the set.
+        // The key that signed the sample's token is not in the set.
         serve(&app, handler, &Event::sample("claim")).await.problem(401, "token_invalid");
         assert_eq!(requests(&replay), 1 + second / 10);
         advance(SECOND).await;
@@ -75,29 +75,30 @@ async fn tokens_of_unknown_keys_cannot_make_us_read_at_will() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_keys_serve_while_secrets_manager_is_away() {
+async fn cached_keys_are_used_while_secrets_manager_is_unavailable() {
     let set = key_set([1; 32]);
-    let away = Answer::Error(503, "ServiceUnavailable");
-    let broken = Answer::Secret("{}");
-    let (secrets, replay) = answering(&[Answer::Secret(&set), away, away, away, broken]);
+    let unavailable = Answer::Error(503, "ServiceUnavailable");
+    let malformed = Answer::Secret("{}");
+    let (secrets, replay) =
+        answering(&[Answer::Secret(&set), unavailable, unavailable, unavailable, malformed]);
     let keys = signing_keys();
     let first = first_kid(&keys.current(&secrets).await.unwrap());
     for read in [4, 5, 5] {
         advance(300 * SECOND).await;
         assert_eq!(first_kid(&keys.current(&secrets).await.unwrap()), first);
-        // It is not asked again before its time.
+        // The failed read also counts: the next one follows after five minutes.
         assert_eq!(first_kid(&keys.current(&secrets).await.unwrap()), first);
         assert_eq!(requests(&replay), read);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_keys_there_is_an_error_and_soon() {
+async fn a_failed_first_read_is_an_error_within_five_seconds() {
     let started = Instant::now();
     let error = signing_keys().current(&silent()).await.unwrap_err();
-    assert_eq!(error.to_string(), "internal: reading signing-keys: no answer");
+    assert_eq!(error.to_string(), "internal: reading signing-keys: no response within 4 s");
     assert!(started.elapsed() < 5 * SECOND);
-    // The next request asks again.
+    // The next request reads again.
     let set = key_set([1; 32]);
     let (secrets, _) = answering(&[Answer::Error(400, "ResourceNotFoundException"), Answer::Secret(&set)]);
     let keys = signing_keys();
@@ -107,14 +108,14 @@ async fn without_keys_there_is_an_error_and_soon() {
 }
 
 #[tokio::test]
-async fn what_is_no_text_is_no_secret_of_ours() {
+async fn a_binary_secret_is_an_error() {
     let (secrets, _) = answering(&[Answer::Bytes]);
     let error = secrets.read("signing-keys").await.unwrap_err();
-    assert_eq!(error.to_string(), "internal: signing-keys holds no text");
+    assert_eq!(error.to_string(), "internal: signing-keys is not a string secret");
 }
 
 #[tokio::test]
-async fn database_credentials_come_from_rdss_secret() {
+async fn database_credentials_come_from_the_rds_secret() {
     let secret = json!({ "username": "bakeoff", "password": "p@ss/w:rd", "engine": "postgres" }).to_string();
     let (secrets, _) = answering(&[Answer::Secret(&secret)]);
     let config = database().config(&secrets).await.unwrap();
@@ -135,10 +136,10 @@ fn database() -> Database {
 fn settings(settings: &[(&str, &str)]) -> Config {
     let value =
         |name: &str| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    Config::from(&value).unwrap()
+    Config::from_variables(&value).unwrap()
 }
 
-/// The real SDK, set up from the environment as in Lambda, against a server. `.ci/run` starts one.
+/// Uses the real SDK, configured from the environment as in Lambda. `.ci/run` starts the server.
 #[tokio::test]
 #[ignore = "needs moto_server at AWS_ENDPOINT_URL, as .ci/run starts it"]
 async fn the_sdk_reads_a_served_secret() {
@@ -157,7 +158,7 @@ async fn the_sdk_reads_a_served_secret() {
     let error = secrets.read("absent").await.unwrap_err().to_string();
     assert!(error.contains("ResourceNotFoundException"), "{error}");
 
-    // Rotated: whoever starts now has the new set.
+    // After a rotation, a new execution environment reads the new set.
     client.put_secret_value().secret_id("signing-keys").secret_string(key_set([2; 32])).send().await.unwrap();
     let rotated = signing_keys().current(&secrets).await.unwrap();
     assert_ne!(first_kid(&rotated), first_kid(&keys));

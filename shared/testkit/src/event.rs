@@ -375,7 +375,7 @@ where
 pub fn app(settings: &[(&str, &str)]) -> App {
     let setting =
         |name: &str| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    App::new(Config::from(&setting).expect("settings that make sense"))
+    App::new(Config::from_variables(&setting).expect("settings that make sense"))
 }
 
 fn admin() -> Admin {

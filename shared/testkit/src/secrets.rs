@@ -21,12 +21,12 @@ pub enum Answer<'a> {
 /// Gives each answer once, in this order; after the last it is out of reach.
 pub fn answering(answers: &[Answer]) -> (Secrets, StaticReplayClient) {
     let replay = StaticReplayClient::new(answers.iter().map(event).collect());
-    (Secrets::through(Client::from_conf(config(replay.clone()).build())), replay)
+    (Secrets::with_client(Client::from_conf(config(replay.clone()).build())), replay)
 }
 
 /// Takes requests and never answers.
 pub fn silent() -> Secrets {
-    Secrets::through(Client::from_conf(config(NeverClient::new()).build()))
+    Secrets::with_client(Client::from_conf(config(NeverClient::new()).build()))
 }
 
 /// How many answers were asked for.
