@@ -87,7 +87,7 @@ fn text<'a>(node: &'a Yaml<'a>, name: &str) -> Option<&'a str> {
     node.as_mapping_get(name)?.as_str()
 }
 
-fn required<'a>(node: &'a Yaml<'a>, name: &str, at: &str, errors: &mut FieldErrors) -> Option<&'a str> {
+fn required_text<'a>(node: &'a Yaml<'a>, name: &str, at: &str, errors: &mut FieldErrors) -> Option<&'a str> {
     let value = text(node, name).filter(|value| !value.is_empty() && value.len() <= 1000);
     if value.is_none() {
         errors.push(format!("{at}/{name}"), "must be a string of 1 to 1000 bytes");
