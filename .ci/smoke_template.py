@@ -2,19 +2,21 @@
 
     smoke_template.py DATABASE_URL ENDPOINT
 
-Routes, integrations, permissions, functions, policies, the migration and the schedule stay as they are.
-What goes: the network, the database and its proxy (the functions get DATABASE_URL instead), CodeDeploy, the
-rotation schedule, and alarms over several metrics. Whatever pointed at something that went goes with it.
-The functions are told where their AWS is, which MiniStack leaves to its user.
+Functions, policies, the migration and the schedule stay as they are. The routes become resources of their own,
+because MiniStack ignores the OpenAPI document that SAM writes them into. What goes: the network, the database
+and its proxy (the functions get DATABASE_URL instead), CodeDeploy, the rotation schedule, and alarms over
+several metrics. Whatever pointed at something that went goes with it. The functions are told where their AWS
+is, which MiniStack leaves to its user, and the API's name, which its events do not hold.
 """
 
 import json
 import pathlib
 import platform
+import re
 import sys
 
-from check_template import references
 from samtranslator.yaml_helper import yaml_parse
+from stack import references
 
 UNPLAYABLE = (
     "AWS::CloudWatch::Dashboard",
@@ -47,10 +49,41 @@ def without(value, gone):
     return {key: inner for key, inner in kept.items() if inner is not GONE}
 
 
+def plain_routes(resources):
+    """The API and the events of its functions as the resources they stand for."""
+    properties = resources["Api"]["Properties"]
+    stage = {name: properties[name] for name in ("AccessLogSettings", "DefaultRouteSettings", "RouteSettings")}
+    plain = {
+        "Api": {"Type": "AWS::ApiGatewayV2::Api",
+                "Properties": {"Name": properties["Name"], "ProtocolType": "HTTP"}},
+        "ApiStage": {"Type": "AWS::ApiGatewayV2::Stage",
+                     "Properties": {"ApiId": {"Ref": "Api"}, "StageName": "$default", "AutoDeploy": True, **stage}},
+    }
+    for name, resource in resources.items():
+        for event, route in list(resource.get("Properties", {}).get("Events", {}).items()):
+            if route["Type"] != "HttpApi":
+                continue
+            del resource["Properties"]["Events"][event]
+            method, path = route["Properties"]["Method"], route["Properties"]["Path"]
+            arn = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:${Api}/*/"
+            plain[f"{name}{event}Permission"] = {"Type": "AWS::Lambda::Permission", "Properties": {
+                "Action": "lambda:InvokeFunction", "FunctionName": {"Ref": f"{name}.Alias"},
+                "Principal": "apigateway.amazonaws.com",
+                "SourceArn": {"Fn::Sub": arn + method + re.sub(r"\{\w+\}", "*", path)}}}
+            plain[f"{name}Integration"] = {"Type": "AWS::ApiGatewayV2::Integration", "Properties": {
+                "ApiId": {"Ref": "Api"}, "IntegrationType": "AWS_PROXY", "PayloadFormatVersion": "2.0",
+                "IntegrationUri": {"Ref": f"{name}.Alias"}}}
+            plain[f"{name}{event}Route"] = {"Type": "AWS::ApiGatewayV2::Route", "Properties": {
+                "ApiId": {"Ref": "Api"}, "RouteKey": f"{method} {path}",
+                "AuthorizationType": route["Properties"].get("Auth", {}).get("Authorizer", "NONE"),
+                "Target": {"Fn::Sub": "integrations/${" + name + "Integration}"}}}
+    return {**resources, **plain}
+
+
 def by_arn(value):
     """`value` with a secret's ARN asked for by its other name: MiniStack's Ref is the secret's name."""
-    if value == {"Ref": "SigningKeys"}:
-        return {"Fn::GetAtt": ["SigningKeys", "Id"]}
+    if value in ({"Ref": "SigningKeys"}, {"Ref": "VerifyingKeys"}):
+        return {"Fn::GetAtt": [value["Ref"], "Id"]}
     if isinstance(value, list):
         return [by_arn(inner) for inner in value]
     return {key: by_arn(inner) for key, inner in value.items()} if isinstance(value, dict) else value
@@ -66,6 +99,14 @@ def playable(template, database_url, endpoint):
     function = template["Globals"]["Function"]
     function["Architectures"] = [architecture]
     del function["VpcConfig"], function["DeploymentPreference"]
+    variables = function["Environment"]["Variables"]
+    for name in [name for name in variables if name.startswith("DATABASE_")]:
+        del variables[name]
+    variables |= {
+        "AWS_ENDPOINT_URL": endpoint,
+        "DATABASE_URL": database_url,
+        "PUBLIC_URL": {"Fn::Sub": "https://${Api}.execute-api.${AWS::Region}.${AWS::URLSuffix}"},
+    }
     for resource in resources.values():
         waits = resource.pop("DependsOn", [])
         waits = [name for name in ([waits] if isinstance(waits, str) else waits) if name not in gone]
@@ -75,15 +116,10 @@ def playable(template, database_url, endpoint):
             continue
         properties = resource["Properties"]
         properties["CodeUri"] = str(root / properties["CodeUri"])
-        properties.pop("VpcConfig", None)
-        properties.pop("DeploymentPreference", None)
-        variables = properties["Environment"]["Variables"]
-        settings = [name for name in variables if name.startswith("DATABASE_")]
-        for name in settings:
-            del variables[name]
-        if settings:
-            variables["DATABASE_URL"] = database_url
-        variables["AWS_ENDPOINT_URL"] = endpoint
+        for name in ("VpcConfig", "DeploymentPreference"):
+            properties.pop(name, None)
+        properties.get("Environment", {}).get("Variables", {}).pop("DATABASE_HOST", None)
+    resources = template["Resources"] = plain_routes(resources)
     for section in ("Resources", "Outputs"):
         template[section] = {name: kept for name, kept in (
             (name, without(entry, gone)) for name, entry in template[section].items() if name not in gone)

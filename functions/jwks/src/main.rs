@@ -15,6 +15,6 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 }
 
 async fn answer(app: &App, _: Request) -> Result {
-    let keys = app.signing_keys().await?;
+    let keys = app.verifying_keys().await?;
     Reply::json(200, &json!({ "keys": keys.public_keys().collect::<Vec<_>>() }))
 }

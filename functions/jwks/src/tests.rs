@@ -1,5 +1,10 @@
 use super::answer;
+use bakeoff_core::runners::token::public_set;
+use bakeoff_lambda::App;
+use bakeoff_lambda::config::Config;
 use bakeoff_testkit::event::{Event, Service, app, members, serve};
+use bakeoff_testkit::fixture::key_set;
+use bakeoff_testkit::secrets::{Answer, answering};
 use serde_json::json;
 
 #[tokio::test]
@@ -16,4 +21,17 @@ async fn without_keys_the_cause_stays_here() {
     let answer =
         serve(&app(&[("SIGNING_KEYS_FILE", "/nowhere/keys.json")]), answer, &Event::sample("jwks")).await;
     assert!(!answer.problem(500, "internal").to_string().contains("nowhere"));
+}
+
+/// What the function reads in the cloud, where its permissions end at the public set.
+#[tokio::test]
+async fn the_public_set_is_enough() {
+    let set = public_set(&key_set([7; 32])).unwrap();
+    let (secrets, _) = answering(&[Answer::Secret(&set)]);
+    let config =
+        Config::from_variables(&|name| (name == "VERIFYING_KEYS_SECRET_ARN").then(|| "public".to_owned()));
+    let app = App::with_secrets(config.unwrap(), secrets);
+    let from_public = serve(&app, answer, &Event::sample("jwks")).await.expect(200);
+    let service = Service::start().await;
+    assert_eq!(from_public, service.send(answer, &Event::sample("jwks")).await.expect(200));
 }

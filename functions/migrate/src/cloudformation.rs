@@ -26,7 +26,10 @@ pub(crate) struct Request {
 /// The action for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// On creation: the database is empty, or restored from a snapshot.
     Migrate,
+    /// On an update: an empty database cannot be the one that the stack had before.
+    MigrateExisting,
     Nothing,
 }
 
@@ -36,7 +39,11 @@ impl Request {
     /// A rollback sends `Update` too, to the earlier version of this function, which knows no pending
     /// migration.
     pub(crate) fn action(&self) -> Action {
-        if self.request_type == "Delete" { Action::Nothing } else { Action::Migrate }
+        match self.request_type.as_str() {
+            "Delete" => Action::Nothing,
+            "Update" => Action::MigrateExisting,
+            _ => Action::Migrate,
+        }
     }
 
     /// Reports the invocation's result to the stack.
@@ -84,9 +91,11 @@ mod tests {
     }
 
     #[test]
-    fn every_request_except_delete_migrates() {
+    fn an_update_requires_an_existing_database_and_a_deletion_does_nothing() {
         let mut request = sample();
         assert_eq!(request.action(), Action::Migrate);
+        request.request_type = "Update".into();
+        assert_eq!(request.action(), Action::MigrateExisting);
         request.request_type = "Delete".into();
         assert_eq!(request.action(), Action::Nothing);
     }

@@ -23,12 +23,12 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 
 async fn answer(app: &App, request: Request) -> Result {
     let proven_key = app.proven_key(&request)?;
+    let service = app.public_url(&request)?;
     let body = request.body()?;
     let registration = parse_body(&body, Registration::parse)?;
     let (keys, client) = tokio::try_join!(app.signing_keys(), app.database())?;
     let config = app.config();
-    let registered =
-        register(&client, &keys, &config.public_url, config.token_ttl, &proven_key, &registration).await?;
+    let registered = register(&client, &keys, &service, config.token_ttl, &proven_key, &registration).await?;
     let mut reply = json!({
         "runner_id": registered.runner_id,
         "token": registered.token,

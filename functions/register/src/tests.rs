@@ -1,5 +1,5 @@
 use super::answer;
-use bakeoff_testkit::event::{Answer, Event, SERVICE, Service, members, proof, proof_claims};
+use bakeoff_testkit::event::{Answer, Event, SERVICE, Service, app, members, proof, proof_claims, serve};
 use serde_json::{Value, json};
 
 /// Returns the sample event with a fresh proof.
@@ -49,6 +49,37 @@ async fn an_allowed_runner_gets_a_token() {
         assert!(registered[time].as_str().unwrap().ends_with('Z'), "{registered}");
     }
     send(&service, &event()).await.expect(200);
+}
+
+/// Without `PUBLIC_URL` the API's name is the one that API Gateway writes into the event. The `Host` header
+/// and its relatives are the caller's to write, and name nothing.
+#[tokio::test]
+async fn a_forged_host_does_not_rename_the_api() {
+    const GATEWAY: &str = "https://a1b2c3d4e5.execute-api.us-east-1.amazonaws.com";
+    let service = Service::start().await;
+    service.allow_runner().await;
+    let unnamed =
+        app(&[("DATABASE_URL", service.database.url()), ("SIGNING_KEYS_FILE", service.keys_file())]);
+    let made_for = |url: &str| {
+        let mut claims = proof_claims();
+        claims["htu"] = format!("{url}/api/runners/register").into();
+        Event::sample("register").header("dpop", &proof(&claims))
+    };
+    let forged = |event: Event| {
+        let names = ["host", "x-forwarded-host", "forwarded", "x-original-host"];
+        names.iter().fold(event, |event, name| event.header(name, "evil.example"))
+    };
+
+    let relayed = serve(&unnamed, answer, &forged(made_for("https://evil.example"))).await;
+    relayed.problem(401, "proof_invalid");
+    let registered = serve(&unnamed, answer, &forged(made_for(GATEWAY))).await.expect(200);
+    let keys = unnamed.signing_keys().await.unwrap();
+    let token = registered["token"].as_str().unwrap();
+    assert!(keys.authenticate(GATEWAY, token).is_ok());
+    assert!(keys.authenticate("https://evil.example", token).is_err());
+    // A name that is configured wins over the event's.
+    let named = app(&[("PUBLIC_URL", "https://queue.example.org"), ("DATABASE_URL", service.database.url())]);
+    serve(&named, answer, &made_for(GATEWAY)).await.problem(401, "proof_invalid");
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Rotation of the signing keys: the four steps that Secrets Manager calls in order. It may repeat each step.
 //!
 //! The new key becomes the first of the set. The previous key still verifies tokens until the longest-lived
-//! one has expired, and receipts for ever. Functions need no notification: they read the set again within
-//! five minutes, and immediately when a token names an unknown key.
+//! one has expired, and receipts for ever. A second secret holds the public halves, for the functions that only
+//! verify. It receives the new key before a function can sign with it, so that every token's key is known to
+//! the verifying functions. Functions need no notification: they read their set again within five minutes, and
+//! immediately when a token names an unknown key.
 
 use aws_sdk_secretsmanager::Client;
-use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
-use bakeoff_lambda::config::Config;
+use bakeoff_core::runners::token::{ServiceKeys, public_set, rotate_key_set};
+use bakeoff_lambda::config::{Config, KeySource};
 use bakeoff_lambda::secrets::client_from_env;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::Deserialize;
@@ -56,8 +58,7 @@ impl Rotation {
     async fn run(&self, client: &Client, config: &Config) -> Result<(), Error> {
         match self.step {
             Step::Create => self.create(client, config).await,
-            // No other system holds the keys: verifiers read the secret.
-            Step::Set => Ok(()),
+            Step::Set => self.publish(client, config).await,
             Step::Test => self.test(client).await,
             Step::Finish => self.finish(client).await,
         }
@@ -87,6 +88,17 @@ impl Rotation {
             .version_stages(PENDING)
             .send()
             .await?;
+        Ok(())
+    }
+
+    /// Replaces the public set with that of the pending key set, which contains every earlier key. If the
+    /// rotation fails after this step, the public set has a key that signs nothing until the next rotation.
+    async fn publish(&self, client: &Client, config: &Config) -> Result<(), Error> {
+        let KeySource::Secret(public) = &config.verifying_keys else {
+            return Err("VERIFYING_KEYS_SECRET_ARN is missing".into());
+        };
+        let set = public_set(&self.pending_key_set(client).await?)?;
+        client.put_secret_value().secret_id(public).secret_string(set).send().await?;
         Ok(())
     }
 
@@ -131,6 +143,7 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bakeoff_core::runners::token::VerifyingKeys;
     use bakeoff_testkit::fixture::key_set;
 
     #[test]
@@ -148,7 +161,9 @@ mod tests {
     async fn the_four_steps_put_a_new_key_before_the_old_one() {
         const SECRET: &str = "rotated-signing-keys";
         let client = client_from_env().unwrap();
-        let config = Config::from_variables(&|_| None).unwrap();
+        const PUBLIC: &str = "rotated-verifying-keys";
+        let variable = |name: &str| (name == "VERIFYING_KEYS_SECRET_ARN").then(|| PUBLIC.to_owned());
+        let config = Config::from_variables(&variable).unwrap();
         let current = async || {
             // Names the default stage, because moto otherwise returns the version created last.
             let value = client.get_secret_value().secret_id(SECRET).version_stage(CURRENT);
@@ -156,6 +171,7 @@ mod tests {
             ServiceKeys::from_jwk_set(value.secret_string().unwrap()).unwrap()
         };
         client.create_secret().name(SECRET).secret_string(key_set([1; 32])).send().await.unwrap();
+        client.create_secret().name(PUBLIC).secret_string(r#"{"keys":[]}"#).send().await.unwrap();
         let before = current().await;
 
         for step in [Step::Create, Step::Set, Step::Test, Step::Finish] {
@@ -167,6 +183,11 @@ mod tests {
             for _ in 0..2 {
                 assert!(matches!(rotation.step, Step::Finish) || current().await.public_keys().count() == 1);
                 rotation.run(&client, &config).await.unwrap();
+                let public = client.get_secret_value().secret_id(PUBLIC).version_stage(CURRENT).send().await;
+                let public = public.unwrap().secret_string.unwrap();
+                assert!(!public.contains("\"d\""), "{public}");
+                let published = VerifyingKeys::from_jwk_set(&public).unwrap().public_keys().count();
+                assert_eq!(published, if matches!(rotation.step, Step::Create) { 0 } else { 2 });
             }
         }
         let after = current().await;

@@ -28,7 +28,8 @@ async fn answer(app: &App, request: Request) -> Result {
     let run_id = request.run_id()?;
     let body = request.body()?;
     let submitted = parse_body(&body, SubmitRequest::parse)?;
-    let outcome = accept(app, &client, &runner, run_id, &submitted).await;
+    let service = app.public_url(&request)?;
+    let outcome = accept(app, &service, &client, &runner, run_id, &submitted).await;
     if let Err(Refusal::Operation(error)) = &outcome {
         submission_refused(&client, &runner, run_id, error).await?;
     }
@@ -42,6 +43,7 @@ async fn answer(app: &App, request: Request) -> Result {
 /// Verifies the signature, then the signer, then the content, so that no unsigned content is processed.
 async fn accept(
     app: &App,
+    service: &str,
     client: &Object,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
@@ -56,6 +58,5 @@ async fn accept(
         }
     };
     let keys = app.signing_keys().await?;
-    let service = &app.config().public_url;
     Ok(submit(client, &keys, service, runner, run_id, submitted.claim_id, &verified).await?)
 }

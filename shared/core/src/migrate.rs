@@ -43,6 +43,12 @@ pub async fn apply(client: &mut Client) -> Result<Applied, Error> {
     applied
 }
 
+/// Whether [`apply`] was ever run on this database.
+pub async fn has_history(client: &Client) -> Result<bool, Error> {
+    let found = client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[]).await?;
+    Ok(found.get(0))
+}
+
 async fn apply_locked(client: &mut Client) -> Result<Applied, Error> {
     let report = embedded::migrations::runner()
         // After a rollback the database is ahead of the code. Migrations only expand, so that is fine.

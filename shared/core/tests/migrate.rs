@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
-use bakeoff_core::migrate::apply;
+use bakeoff_core::migrate::{apply, has_history};
 use bakeoff_core::queue::reap::reap;
 use bakeoff_core::runners::revoke::revoke;
 use bakeoff_core::runs::cancel::cancel;
@@ -68,6 +68,15 @@ async fn the_lock_is_given_back_also_after_a_failure() {
     assert_eq!(client.query_one(held, &[]).await.unwrap().get::<_, i64>(0), 0);
     client.batch_execute("DROP TABLE queue_lanes").await.unwrap();
     apply(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_migrated_database_has_a_history() {
+    let database = Database::create_unmigrated().await;
+    let mut client = database.client().await;
+    assert!(!has_history(&client).await.unwrap());
+    apply(&mut client).await.unwrap();
+    assert!(has_history(&client).await.unwrap());
 }
 
 /// A database that the harness's own tools have worked on: rows in every state, written as they write

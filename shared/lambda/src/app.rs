@@ -1,11 +1,13 @@
 //! The state that a function's requests share. Each part is set up when a request first needs it.
 
-use crate::config::{Config, TrustedRootSource};
+use crate::config::{Config, KeySource, TrustedRootSource};
 use crate::database::Database;
 use crate::problem::Refusal;
-use crate::secrets::{Secrets, SigningKeys, read_file};
+use crate::request::Request;
+use crate::secrets::{KeyCache, Secrets, read_file};
+use bakeoff_core::Error;
 use bakeoff_core::field_error::FieldError;
-use bakeoff_core::runners::token::ServiceKeys;
+use bakeoff_core::runners::token::{ServiceKeys, VerifyingKeys};
 use deadpool_postgres::Object;
 use std::sync::Arc;
 
@@ -14,7 +16,8 @@ use std::sync::Arc;
 pub struct App {
     config: Config,
     secrets: Secrets,
-    signing_keys: SigningKeys,
+    signing_keys: KeyCache<ServiceKeys>,
+    verifying_keys: KeyCache<VerifyingKeys>,
     database: Database,
 }
 
@@ -27,7 +30,8 @@ impl App {
     /// Creates the app from its configuration, with a given reader of secrets.
     pub fn with_secrets(config: Config, secrets: Secrets) -> Self {
         Self {
-            signing_keys: SigningKeys::new(config.signing_keys.clone()),
+            signing_keys: KeyCache::new(config.signing_keys.clone(), ServiceKeys::from_jwk_set),
+            verifying_keys: KeyCache::new(config.verifying_keys.clone(), VerifyingKeys::from_jwk_set),
             database: Database::new(config.database.clone()),
             secrets,
             config,
@@ -39,14 +43,45 @@ impl App {
         &self.config
     }
 
-    /// Returns the service's signing keys, at most five minutes old.
+    /// Returns the API's public base URL without a trailing slash. DPoP proofs must be for this URL; tokens and
+    /// receipts name it as their issuer.
+    ///
+    /// Without `PUBLIC_URL`, the domain name comes from the request context, which API Gateway writes and the
+    /// client does not. The client does choose the `Host` header, but API Gateway routes by it: this API only
+    /// receives requests for its own endpoint and for domains that the account's owner has mapped to it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if neither names the API.
+    pub fn public_url(&self, request: &Request) -> Result<String, Refusal> {
+        if let Some(url) = &self.config.public_url {
+            return Ok(url.clone());
+        }
+        let domain = request.domain_name().ok_or_else(|| {
+            Error::Internal("neither PUBLIC_URL nor the request context names the API".into())
+        })?;
+        Ok(format!("https://{}", domain.to_ascii_lowercase()))
+    }
+
+    /// Returns the keys that sign tokens and receipts, at most five minutes old.
     pub async fn signing_keys(&self) -> Result<Arc<ServiceKeys>, Refusal> {
         Ok(self.signing_keys.current(&self.secrets).await?)
     }
 
-    /// Returns the service's signing keys, at most ten seconds old.
-    pub(crate) async fn refresh_signing_keys(&self) -> Result<Arc<ServiceKeys>, Refusal> {
-        Ok(self.signing_keys.refresh(&self.secrets).await?)
+    /// Returns the keys that verify tokens and receipts, at most five minutes old. A function with signing keys
+    /// verifies with those, so that a cold start reads one secret.
+    pub async fn verifying_keys(&self) -> Result<Arc<VerifyingKeys>, Refusal> {
+        match self.config.signing_keys {
+            KeySource::None => Ok(self.verifying_keys.current(&self.secrets).await?),
+            _ => Ok(self.signing_keys.current(&self.secrets).await?.verifying()),
+        }
+    }
+
+    /// Returns the keys that verify tokens and receipts, at most ten seconds old.
+    pub(crate) async fn refresh_verifying_keys(&self) -> Result<Arc<VerifyingKeys>, Refusal> {
+        match self.config.signing_keys {
+            KeySource::None => Ok(self.verifying_keys.refresh(&self.secrets).await?),
+            _ => Ok(self.signing_keys.refresh(&self.secrets).await?.verifying()),
+        }
     }
 
     /// Reads the JSON of the configured trusted root. Returns `None` if the embedded root applies.

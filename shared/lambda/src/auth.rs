@@ -16,18 +16,18 @@ impl App {
     /// allowed.
     pub async fn runner(&self, request: &Request) -> Result<(AuthenticatedRunner, Object), Refusal> {
         let token = bearer(request)?;
-        let (runner, client) = tokio::join!(self.authenticate(token), self.database());
+        let (runner, client) = tokio::join!(self.authenticate(request, token), self.database());
         // The token's error comes first, so that a caller without a valid token learns nothing of the
         // database.
         Ok((runner?, client?))
     }
 
-    async fn authenticate(&self, token: &str) -> Result<AuthenticatedRunner, Refusal> {
-        let service = &self.config().public_url;
-        match self.signing_keys().await?.authenticate(service, token) {
+    async fn authenticate(&self, request: &Request, token: &str) -> Result<AuthenticatedRunner, Refusal> {
+        let service = self.public_url(request)?;
+        match self.verifying_keys().await?.authenticate(&service, token) {
             // A rotation may have added the key after the cached set was read.
             Err(Error::TokenKeyUnknown) => {
-                Ok(self.refresh_signing_keys().await?.authenticate(service, token)?)
+                Ok(self.refresh_verifying_keys().await?.authenticate(&service, token)?)
             }
             runner => Ok(runner?),
         }
@@ -36,7 +36,7 @@ impl App {
     /// Verifies the request's DPoP header and returns the key whose possession it proves.
     pub fn proven_key(&self, request: &Request) -> Result<ProvenKey, Refusal> {
         let proof = request.header("dpop").ok_or(Refusal::NoProof)?;
-        let url = format!("{}/api/runners/register", self.config().public_url);
+        let url = format!("{}/api/runners/register", self.public_url(request)?);
         Ok(ProvenKey::from_proof(proof, &url)?)
     }
 

@@ -9,17 +9,20 @@ use time::Duration;
 /// The configuration of a function. Variables that a function does not use may be missing.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The API's public base URL without a trailing slash: `PUBLIC_URL`. DPoP proofs must be for this URL;
-    /// tokens and receipts name it as their issuer.
-    pub public_url: String,
+    /// The API's public base URL without a trailing slash: `PUBLIC_URL`. If missing, each request's context
+    /// names the API; see [`App::public_url`](crate::App::public_url).
+    pub public_url: Option<String>,
     /// The lifetime of a runner's token: `TOKEN_TTL_S`, default 3600 s.
     pub token_ttl: Duration,
     /// The terms of a lease: `LEASE_TTL_S`, `HEARTBEAT_INTERVAL_S`.
     pub lease: LeaseTerms,
     /// How to connect to Postgres.
     pub database: DatabaseSource,
-    /// Source of the signing keys.
-    pub signing_keys: SigningKeysSource,
+    /// Source of the keys that sign: `SIGNING_KEYS_FILE`, else the secret `SIGNING_KEYS_SECRET_ARN`.
+    pub signing_keys: KeySource,
+    /// Source of the keys that verify, for a function without signing keys: the secret
+    /// `VERIFYING_KEYS_SECRET_ARN`.
+    pub verifying_keys: KeySource,
     /// Source of the trusted root for keyless bundles.
     pub trusted_root: TrustedRootSource,
 }
@@ -45,14 +48,14 @@ pub enum DatabaseSource {
     None,
 }
 
-/// Source of the signing keys. A file takes precedence over the secret.
+/// Source of a key set of the service.
 #[derive(Clone, Debug)]
-pub enum SigningKeysSource {
-    /// `SIGNING_KEYS_FILE`: a JWK set.
+pub enum KeySource {
+    /// Path of a file that holds a JWK set.
     File(String),
-    /// `SIGNING_KEYS_SECRET_ARN`.
+    /// ARN or name of a secret that holds a JWK set.
     Secret(String),
-    /// The function has no signing keys.
+    /// The function has no such keys.
     None,
 }
 
@@ -89,7 +92,7 @@ impl Config {
     pub fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let terms = LeaseTerms::default();
         Ok(Self {
-            public_url: variable("PUBLIC_URL").unwrap_or_default().trim_end_matches('/').to_owned(),
+            public_url: variable("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned()),
             token_ttl: Duration::seconds(i64::from(parse_seconds(variable, "TOKEN_TTL_S", 3600)?)),
             lease: LeaseTerms {
                 ttl_s: parse_seconds(variable, "LEASE_TTL_S", terms.ttl_s)?,
@@ -101,10 +104,11 @@ impl Config {
             },
             database: Self::database(variable)?,
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {
-                (Some(file), _) => SigningKeysSource::File(file),
-                (None, Some(secret)) => SigningKeysSource::Secret(secret),
-                (None, None) => SigningKeysSource::None,
+                (Some(file), _) => KeySource::File(file),
+                (None, Some(secret)) => KeySource::Secret(secret),
+                (None, None) => KeySource::None,
             },
+            verifying_keys: variable("VERIFYING_KEYS_SECRET_ARN").map_or(KeySource::None, KeySource::Secret),
             trusted_root: match (variable("TRUSTED_ROOT_FILE"), variable("TRUSTED_ROOT_SECRET_ARN")) {
                 (Some(file), _) => TrustedRootSource::File(file),
                 (None, Some(secret)) => TrustedRootSource::Secret(secret),

@@ -88,6 +88,14 @@ impl Request {
             .ok_or(Refusal::Operation(bakeoff_core::Error::RunNotFound))
     }
 
+    /// Returns the domain name under which the request reached the API, as API Gateway writes it into the event.
+    pub(crate) fn domain_name(&self) -> Option<&str> {
+        match self.received.request_context_ref()? {
+            RequestContext::ApiGatewayV2(context) => context.domain_name.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Returns the route that API Gateway matched, such as `POST /api/queue/claim`.
     pub fn route(&self) -> String {
         match self.received.request_context_ref() {

@@ -1,12 +1,12 @@
 //! Access to Secrets Manager, and the cache of the signing keys.
 
-use crate::config::SigningKeysSource;
+use crate::config::KeySource;
 use crate::https::Sender;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Config, Credentials, Region};
 use bakeoff_core::Error;
 use bakeoff_core::error::error_chain;
-use bakeoff_core::runners::token::ServiceKeys;
+use bakeoff_core::runners::token::KeySetRefused;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,37 +92,39 @@ impl DatabaseCredentials {
     }
 }
 
-/// The signing keys, cached for five minutes.
+/// A key set of the service, cached for five minutes: [`ServiceKeys`](bakeoff_core::runners::token::ServiceKeys)
+/// in a function that signs, else [`VerifyingKeys`](bakeoff_core::runners::token::VerifyingKeys).
 #[derive(Debug)]
-pub struct SigningKeys {
-    source: SigningKeysSource,
-    cache: Mutex<Option<CachedKeys>>,
+pub struct KeyCache<K> {
+    source: KeySource,
+    parse: fn(&str) -> Result<K, KeySetRefused>,
+    cache: Mutex<Option<CachedKeys<K>>>,
 }
 
 #[derive(Debug)]
-struct CachedKeys {
-    keys: Arc<ServiceKeys>,
+struct CachedKeys<K> {
+    keys: Arc<K>,
     read_at: Instant,
 }
 
-impl SigningKeys {
-    /// Creates a cache of the keys in `source`, without reading them.
-    pub fn new(source: SigningKeysSource) -> Self {
-        Self { source, cache: Mutex::new(None) }
+impl<K> KeyCache<K> {
+    /// Creates a cache of the keys in `source`, parsed by `parse`, without reading them.
+    pub fn new(source: KeySource, parse: fn(&str) -> Result<K, KeySetRefused>) -> Self {
+        Self { source, parse, cache: Mutex::new(None) }
     }
 
     /// Returns the keys, read at most five minutes ago.
-    pub async fn current(&self, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+    pub async fn current(&self, secrets: &Secrets) -> Result<Arc<K>, Error> {
         self.read_if_older(CACHE_TTL, secrets).await
     }
 
     /// Returns the keys, read at most ten seconds ago. For a token whose key is not in
-    /// [`SigningKeys::current`], because a rotation may just have created it.
-    pub async fn refresh(&self, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+    /// [`KeyCache::current`], because a rotation may just have created it.
+    pub async fn refresh(&self, secrets: &Secrets) -> Result<Arc<K>, Error> {
         self.read_if_older(MIN_REFRESH_INTERVAL, secrets).await
     }
 
-    async fn read_if_older(&self, age: Duration, secrets: &Secrets) -> Result<Arc<ServiceKeys>, Error> {
+    async fn read_if_older(&self, age: Duration, secrets: &Secrets) -> Result<Arc<K>, Error> {
         let mut cache = self.cache.lock().await;
         if let Some(cache) = cache.as_ref().filter(|cache| cache.read_at.elapsed() < age) {
             return Ok(Arc::clone(&cache.keys));
@@ -132,7 +134,7 @@ impl SigningKeys {
             Err(error) => match cache.as_mut() {
                 // Uses the old keys while Secrets Manager is unavailable.
                 Some(cache) => {
-                    tracing::error!(%error, "could not refresh the signing keys; using the cached ones");
+                    tracing::error!(%error, "could not refresh the service's keys; using the cached ones");
                     Arc::clone(&cache.keys)
                 }
                 None => return Err(error),
@@ -142,13 +144,13 @@ impl SigningKeys {
         Ok(read)
     }
 
-    async fn read(&self, secrets: &Secrets) -> Result<ServiceKeys, Error> {
+    async fn read(&self, secrets: &Secrets) -> Result<K, Error> {
         let json = match &self.source {
-            SigningKeysSource::File(path) => read_file(path).await?,
-            SigningKeysSource::Secret(secret) => secrets.read(secret).await?,
-            SigningKeysSource::None => return Err(Error::Internal("no signing keys are configured".into())),
+            KeySource::File(path) => read_file(path).await?,
+            KeySource::Secret(secret) => secrets.read(secret).await?,
+            KeySource::None => return Err(Error::Internal("no keys of the service are configured".into())),
         };
-        ServiceKeys::from_jwk_set(&json).map_err(|error| Error::Internal(error.to_string()))
+        (self.parse)(&json).map_err(|error| Error::Internal(error.to_string()))
     }
 }
 

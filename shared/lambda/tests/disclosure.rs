@@ -82,7 +82,7 @@ async fn secrets_appear_in_neither_logs_nor_debug_output() {
 
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(logged.contains("aws_smithy_runtime"), "the log lacks the SDK's lines: {logged}");
-    assert!(output.contains("SigningKeys") && output.contains("127.0.0.1"), "{output}");
+    assert!(output.contains("KeyCache") && output.contains("127.0.0.1"), "{output}");
     let token = "Bearer eyJ";
     for secret in [private_half([1; 32]).as_str(), "hunter2", token] {
         assert!(!logged.contains(secret), "{secret} was logged");

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use bakeoff_lambda::config::{Config, DatabaseSource, SigningKeysSource};
+use bakeoff_core::runners::token::ServiceKeys;
+use bakeoff_lambda::config::{Config, DatabaseSource, KeySource};
 use bakeoff_lambda::database::Database;
-use bakeoff_lambda::secrets::{Secrets, SigningKeys, client_from_env};
+use bakeoff_lambda::secrets::{KeyCache, Secrets, client_from_env};
 use bakeoff_lambda::{App, Reply, Request};
 use bakeoff_testkit::event::{Event, serve};
 use bakeoff_testkit::fixture::key_set;
@@ -16,12 +17,12 @@ use tokio_postgres::config::SslMode;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn signing_keys() -> SigningKeys {
-    SigningKeys::new(SigningKeysSource::Secret("signing-keys".into()))
+fn signing_keys() -> KeyCache<ServiceKeys> {
+    KeyCache::new(KeySource::Secret("signing-keys".into()), ServiceKeys::from_jwk_set)
 }
 
 /// Returns the first key's id, which identifies a set.
-fn first_kid(keys: &bakeoff_core::runners::token::ServiceKeys) -> String {
+fn first_kid(keys: &ServiceKeys) -> String {
     keys.public_keys().next().unwrap().kid().to_owned()
 }
 

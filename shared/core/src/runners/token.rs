@@ -10,6 +10,8 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -23,12 +25,18 @@ const CLOCK_LEEWAY_S: u64 = 5;
 const PKCS8_PREFIX: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
-/// A JWK set of Ed25519 keys (RFC 7517, RFC 8037). The first key signs.
-///
-/// Tokens verify under the keys that still have their private half; receipts verify under every key the
-/// service ever had.
+/// The keys that sign tokens and receipts: a JWK set of Ed25519 private keys (RFC 7517, RFC 8037) whose
+/// first key signs. They also verify, as [`VerifyingKeys`].
 pub struct ServiceKeys {
     signing: EncodingKey,
+    verifying: Arc<VerifyingKeys>,
+}
+
+/// The keys that verify tokens and receipts, without their private halves.
+///
+/// Receipts verify under every key the service ever had. Tokens verify under a key until the last token it
+/// signed has expired: a later token of the key is a forgery.
+pub struct VerifyingKeys {
     keys: Vec<ServiceKey>,
 }
 
@@ -60,16 +68,16 @@ impl PublicJwk {
 
 /// Reasons to refuse a key set. The text never contains key material.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the signing keys are not a JWK set of Ed25519 private keys: {0}")]
+#[error("the service's keys are not a JWK set of Ed25519 keys: {0}")]
 pub struct KeySetRefused(&'static str);
 
-/// The JWK set as stored in the secret.
+/// The JWK set as stored in a secret.
 #[derive(Deserialize, Serialize)]
 struct StoredSet {
     keys: Vec<StoredKey>,
 }
 
-/// A key as stored in the secret.
+/// A key as stored in a secret.
 #[derive(Deserialize, Serialize)]
 struct StoredKey {
     kty: String,
@@ -82,6 +90,9 @@ struct StoredKey {
     /// When a newer key replaced this one as the first, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     superseded_at: Option<i64>,
+    /// In the public set, which has no private halves: whether a token of this key can still be valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verifies_tokens: Option<bool>,
 }
 
 /// The claims of a receipt (a JWS).
@@ -139,19 +150,18 @@ struct BoundJwk {
 }
 
 impl ServiceKeys {
-    /// Parses a JWK set.
+    /// Parses a JWK set of private keys.
     pub fn from_jwk_set(json: &str) -> Result<Self, KeySetRefused> {
-        let set: StoredSet = serde_json::from_str(json).map_err(|_| KeySetRefused("it is not a JWK set"))?;
+        let set = StoredSet::parse(json)?;
         let seed = set.keys.first().ok_or(KeySetRefused("it is empty"))?.seed()?;
         let mut pkcs8 = PKCS8_PREFIX.to_vec();
         pkcs8.extend(seed.ok_or(KeySetRefused("its first key has no private half"))?);
-        let keys = set.keys.into_iter().map(ServiceKey::new).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { signing: EncodingKey::from_ed_der(&pkcs8), keys })
+        Ok(Self { signing: EncodingKey::from_ed_der(&pkcs8), verifying: Arc::new(VerifyingKeys::new(set)?) })
     }
 
-    /// Returns the public halves, the current signing key first.
-    pub fn public_keys(&self) -> impl Iterator<Item = &PublicJwk> {
-        self.keys.iter().map(|key| &key.public)
+    /// Returns the keys as those that only verify.
+    pub fn verifying(&self) -> Arc<VerifyingKeys> {
+        Arc::clone(&self.verifying)
     }
 
     /// Signs a runner's token, valid from `now` for `ttl`.
@@ -186,7 +196,7 @@ impl ServiceKeys {
     }
 
     fn sign(&self, typ: &str, claims: &impl Serialize) -> Result<String, Error> {
-        let key = &self.keys[0];
+        let key = &self.verifying.keys[0];
         let header = Header {
             typ: Some(typ.to_owned()),
             kid: Some(key.public.kid.clone()),
@@ -194,6 +204,31 @@ impl ServiceKeys {
         };
         jsonwebtoken::encode(&header, claims, &self.signing)
             .map_err(|error| Error::Internal(format!("signing a {typ}: {error}")))
+    }
+}
+
+impl Deref for ServiceKeys {
+    type Target = VerifyingKeys;
+
+    fn deref(&self) -> &VerifyingKeys {
+        &self.verifying
+    }
+}
+
+impl VerifyingKeys {
+    /// Parses the public set that [`public_set`] writes, or a set of private keys. The public set is empty
+    /// until the first rotation: it then verifies nothing.
+    pub fn from_jwk_set(json: &str) -> Result<Self, KeySetRefused> {
+        Self::new(StoredSet::parse(json)?)
+    }
+
+    fn new(set: StoredSet) -> Result<Self, KeySetRefused> {
+        Ok(Self { keys: set.keys.into_iter().map(ServiceKey::new).collect::<Result<_, _>>()? })
+    }
+
+    /// Returns the public halves, the current signing key first.
+    pub fn public_keys(&self) -> impl Iterator<Item = &PublicJwk> {
+        self.keys.iter().map(|key| &key.public)
     }
 
     /// Verifies a runner's token: signed by one of these keys, for this service, not expired, and bound to a
@@ -265,6 +300,16 @@ impl ServiceKeys {
     }
 }
 
+impl StoredSet {
+    fn parse(json: &str) -> Result<Self, KeySetRefused> {
+        serde_json::from_str(json).map_err(|_| KeySetRefused("it is not a JWK set"))
+    }
+
+    fn to_json(&self) -> Result<String, KeySetRefused> {
+        serde_json::to_string(self).map_err(|_| KeySetRefused("it cannot be serialized"))
+    }
+}
+
 impl StoredKey {
     /// Returns the private half, if stored. Refuses one that does not belong to the public half.
     fn seed(&self) -> Result<Option<[u8; 32]>, KeySetRefused> {
@@ -288,7 +333,7 @@ impl ServiceKey {
             return Err(KeySetRefused("a key is not Ed25519"));
         }
         Ok(Self {
-            verifies_tokens: stored.seed()?.is_some(),
+            verifies_tokens: stored.seed()?.is_some() || stored.verifies_tokens == Some(true),
             verifying: DecodingKey::from_ed_components(&stored.x)
                 .map_err(|_| KeySetRefused("a public key is not base64url"))?,
             public: PublicJwk {
@@ -305,6 +350,12 @@ impl ServiceKey {
 
 impl fmt::Debug for ServiceKeys {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.verifying.fmt(f)
+    }
+}
+
+impl fmt::Debug for VerifyingKeys {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_list().entries(self.public_keys().map(PublicJwk::kid)).finish()
     }
 }
@@ -319,8 +370,7 @@ pub fn rotate_key_set(
     now: OffsetDateTime,
     overlap: Duration,
 ) -> Result<String, KeySetRefused> {
-    let mut set: StoredSet =
-        serde_json::from_str(current).map_err(|_| KeySetRefused("it is not a JWK set"))?;
+    let mut set = StoredSet::parse(current)?;
     for key in &mut set.keys {
         let superseded_at = *key.superseded_at.get_or_insert(now.unix_timestamp());
         if now.unix_timestamp() - superseded_at > overlap.whole_seconds() {
@@ -335,9 +385,21 @@ pub fn rotate_key_set(
         x,
         d: Some(URL_SAFE_NO_PAD.encode(seed)),
         superseded_at: None,
+        verifies_tokens: None,
     };
     set.keys.insert(0, new);
-    serde_json::to_string(&set).map_err(|_| KeySetRefused("it cannot be serialized"))
+    set.to_json()
+}
+
+/// Returns the public half of a key set: what functions that only verify may read.
+pub fn public_set(private: &str) -> Result<String, KeySetRefused> {
+    let mut set = StoredSet::parse(private)?;
+    for key in &mut set.keys {
+        // A key without a private half is past its last token.
+        key.verifies_tokens = Some(key.seed()?.is_some());
+        key.d = None;
+    }
+    set.to_json()
 }
 
 #[cfg(test)]
@@ -371,6 +433,32 @@ mod tests {
         assert!(matches!(keys.authenticate(SERVICE, &token), Err(Error::TokenExpired)));
         assert_eq!(keys.public_keys().count(), 3, "every public half is kept");
         assert_eq!(third.matches("\"d\"").count(), 2, "the first key's private half is removed");
+    }
+
+    #[test]
+    fn the_public_set_verifies_what_the_private_one_does_and_cannot_sign() {
+        let now = datetime!(2026-11-01 0:00 UTC);
+        let first = rotate_key_set(r#"{"keys":[]}"#, [1; 32], now, HOUR).unwrap();
+        let second = rotate_key_set(&first, [2; 32], now + HOUR, HOUR).unwrap();
+        let third = rotate_key_set(&second, [3; 32], now + HOUR * 3, HOUR).unwrap();
+        let public = public_set(&third).unwrap();
+        assert!(!public.contains("\"d\""), "{public}");
+        assert!(ServiceKeys::from_jwk_set(&public).is_err(), "a public set signed");
+
+        let keys = VerifyingKeys::from_jwk_set(&public).unwrap();
+        assert!(matches!(keys.authenticate(SERVICE, &token(&first)), Err(Error::TokenExpired)));
+        for set in [&second, &third] {
+            assert_eq!(keys.authenticate(SERVICE, &token(set)).unwrap().runner_id(), "bench-01");
+        }
+        let private = ServiceKeys::from_jwk_set(&third).unwrap();
+        assert!(keys.public_keys().eq(private.public_keys()), "the JWKS is the same from both");
+    }
+
+    #[test]
+    fn before_the_first_rotation_the_public_set_knows_no_key() {
+        let keys = VerifyingKeys::from_jwk_set(r#"{"keys":[]}"#).unwrap();
+        let set = rotate_key_set(r#"{"keys":[]}"#, [1; 32], datetime!(2026-11-01 0:00 UTC), HOUR).unwrap();
+        assert!(matches!(keys.authenticate(SERVICE, &token(&set)), Err(Error::TokenKeyUnknown)));
     }
 
     #[test]
