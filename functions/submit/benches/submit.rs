@@ -141,7 +141,7 @@ impl Scene {
     /// The harness's envelope, signed by the runner.
     fn envelope(&self) -> Result<Form> {
         let result = String::from_utf8(file("result.json")?)?;
-        let digest = CanonicalForm::of(result.as_bytes())?.sha256();
+        let digest = CanonicalForm::parse(result.as_bytes())?.sha256();
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let signature = STANDARD.encode(self.runner.machine.key.sign(&digest).to_bytes());
         let sig = json!({

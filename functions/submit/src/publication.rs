@@ -74,7 +74,7 @@ pub(crate) async fn verify<'a>(
     // read differently.
     let field_error = |detail: String| Error::Invalid(vec![FieldError::new("/files/result.json", detail)]);
     let text = std::str::from_utf8(files.result()).map_err(|_| field_error("must be UTF-8".into()))?;
-    let result = CanonicalJson::of(text).map_err(|error| field_error(error.to_string()))?;
+    let result = CanonicalJson::parse(text).map_err(|error| field_error(error.to_string()))?;
     let fields: ResultFields =
         serde_json::from_str(text).map_err(|_| field_error("must be a JSON object".into()))?;
     let differences = files.differences(&json!(fields));

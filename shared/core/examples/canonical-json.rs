@@ -23,7 +23,7 @@ fn answer(line: &[u8]) -> String {
         Ok(text) => text,
         Err(error) => return format!("refused: the line is not a JSON string: {error}"),
     };
-    match CanonicalForm::of(text.as_bytes()) {
+    match CanonicalForm::parse(text.as_bytes()) {
         Ok(form) => form.sha256().iter().map(|byte| format!("{byte:02x}")).collect(),
         Err(why) => format!("refused: {why}"),
     }

@@ -201,7 +201,7 @@ impl<'a> Object<'a> {
             errors.push(self.pointer(name), format!("must be a JSON object of at most {max} bytes"));
             return None;
         }
-        if let Err(refused) = CanonicalForm::of(text.as_bytes()) {
+        if let Err(refused) = CanonicalForm::parse(text.as_bytes()) {
             errors.push(self.pointer(name), refused.to_string());
             return None;
         }

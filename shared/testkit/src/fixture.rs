@@ -288,7 +288,7 @@ pub fn result_of(run_id: &str, models: &[String], prompts: &[String]) -> Value {
 /// The result in the harness's envelope, signed by the machine.
 pub fn envelope(machine: &Machine, result: &Value) -> Box<RawValue> {
     let text = result.to_string();
-    let digest = CanonicalForm::of(text.as_bytes()).expect("a result of our own making").sha256();
+    let digest = CanonicalForm::parse(text.as_bytes()).expect("a result of our own making").sha256();
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let signature = STANDARD.encode(machine.key.sign(&digest).to_bytes());
     let sig = json!({

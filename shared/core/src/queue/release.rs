@@ -67,7 +67,7 @@ impl ReleaseRequest {
 impl Failure {
     fn read(mut object: Object, errors: &mut FieldErrors) -> Option<Self> {
         let code = object.required_text("code", 1..=64, errors).and_then(|text| {
-            let code = FailureCode::ALL.into_iter().find(|code| code.as_str() == text);
+            let code = FailureCode::parse(&text);
             if code.is_none() {
                 let known = FailureCode::ALL.map(FailureCode::as_str).join(", ");
                 errors.push(object.pointer("code"), format!("must be one of {known}"));

@@ -1,8 +1,8 @@
 //! The harness's signed envelope: `{"result": {…}, "sig": {…}}`.
 //!
-//! Signed is the SHA-256 of the canonical form ([`crate::results::canonical_json`]) of `result`, with plain Ed25519
-//! (RFC 8032, no pre-hash, no context) over the 32 digest bytes. `sig.runner_id` and `sig.signed_at`
-//! stand outside the signature: their shape is checked and nothing is decided by them.
+//! The signature is plain Ed25519 (RFC 8032, no pre-hash, no context) over the 32 bytes of the SHA-256 of
+//! `result`'s canonical form ([`crate::results::canonical_json`]). `sig.runner_id` and `sig.signed_at` are not
+//! signed: they must be strings, and nothing depends on their values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::field_error::{FieldError, FieldErrors, pointer_token};
 use crate::results::canonical_json::{CanonicalJson, NotCanonical};
 
-/// An envelope of the right shape; whether its signature holds is not known yet.
+/// An envelope that matches its schema. Its signature is not verified yet.
 #[derive(Debug)]
 pub struct Envelope<'a> {
     result: &'a str,
@@ -24,35 +24,35 @@ pub struct Envelope<'a> {
     signature: Signature,
 }
 
-/// A result that the holder of a known key signed. Only [`Envelope::verify`] makes one.
+/// A result whose signature verifies under a known key. Only [`Envelope::verify`] creates one.
 #[derive(Debug)]
 pub struct VerifiedEnvelope<'a> {
     result: CanonicalJson<'a>,
     sha256: [u8; 32],
 }
 
-/// Why a signature does not hold: the check that failed.
+/// The verification step that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureInvalid {
-    /// `result` has no canonical form: a duplicate key, for one.
-    #[error("canonical form: {0}")]
+    /// `result` has no canonical form, for example because of a duplicate key.
+    #[error("`result` has no canonical form: {0}")]
     CanonicalForm(#[from] NotCanonical),
     /// `sig.sha256` is not the digest of the received `result`.
-    #[error("sha256: sig.sha256 is not the SHA-256 of the canonical form of result")]
+    #[error("`sig.sha256` is not the SHA-256 of the canonical form of `result`")]
     Sha256,
-    /// The signature over the digest is not by the given key.
-    #[error("signature: sig.signature is not the key's signature over the SHA-256")]
+    /// The signature does not verify under the given key.
+    #[error("`sig.signature` is not a signature of `sig.sha256` by the runner's key")]
     Signature,
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads an envelope. Both members of it and all four of `sig` are required, and no others are
-    /// known. What stands inside `result` is not looked at here.
+    /// Parses an envelope. Requires both of its members and all four of `sig`, and allows no others. Does not
+    /// parse `result`.
     ///
     /// # Errors
     ///
-    /// Everything that does not fit, with RFC 6901 pointers into the envelope. A member that appears
-    /// twice is a fault: which of the two another parser would take, nobody knows.
+    /// Every field error, with pointers into the envelope. A duplicate member is an error, because parsers
+    /// differ in which of the two they keep.
     pub fn parse(text: &'a str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let envelope = Self::read(text, &mut errors);
@@ -70,36 +70,40 @@ impl<'a> Envelope<'a> {
         }
         let names = ["sha256", "signature", "runner_id", "signed_at"];
         let [sha256, signature, runner_id, signed_at] = members(sig?.get(), "/sig", names, errors)?;
-        let sha256 = text_at(sha256, "/sig/sha256", errors);
-        let signature = text_at(signature, "/sig/signature", errors);
-        text_at(runner_id, "/sig/runner_id", errors);
-        text_at(signed_at, "/sig/signed_at", errors);
+        let sha256 = string_at(sha256, "/sig/sha256", errors);
+        let signature = string_at(signature, "/sig/signature", errors);
+        string_at(runner_id, "/sig/runner_id", errors);
+        string_at(signed_at, "/sig/signed_at", errors);
         let sha256 = sha256.and_then(|text| {
             let digest = digest_from_hex(&text);
             if digest.is_none() {
-                errors.push("/sig/sha256", "must be 64 lower-case hexadecimal digits");
+                errors.push("/sig/sha256", "must be a SHA-256 as 64 lower-case hexadecimal digits");
             }
             digest
         });
         let signature = signature.and_then(|text| {
             let signature = STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
             if signature.is_none() {
-                errors.push("/sig/signature", "must be the base64 of 64 bytes (RFC 4648 section 4)");
+                errors.push(
+                    "/sig/signature",
+                    "must be base64 (RFC 4648, section 4) of the 64 bytes of an Ed25519 signature",
+                );
             }
             signature
         });
         Some(Self { result: result?, sha256: sha256?, signature: Signature::from_bytes(&signature?) })
     }
 
-    /// Checks the signature with the one key that may have made it.
+    /// Verifies the signature under `key`.
+    ///
+    /// Verification is strict: it refuses a key or a signature component of small order. Otherwise an attacker
+    /// could create one signature that verifies for several results.
     ///
     /// # Errors
     ///
-    /// The first check that failed: canonical form, digest, signature. The signature is checked
-    /// strictly: a key or a signature component of small order is refused, so that nobody can make a
-    /// signature that holds for several results.
+    /// The first step that failed, of canonical form, digest and signature.
     pub fn verify(self, key: &VerifyingKey) -> Result<VerifiedEnvelope<'a>, SignatureInvalid> {
-        let (result, sha256) = CanonicalJson::with_sha256(self.result)?;
+        let (result, sha256) = CanonicalJson::parse_with_sha256(self.result)?;
         if sha256 != self.sha256 {
             return Err(SignatureInvalid::Sha256);
         }
@@ -109,18 +113,18 @@ impl<'a> Envelope<'a> {
 }
 
 impl<'a> VerifiedEnvelope<'a> {
-    /// The signed result, exactly as received.
+    /// Returns the signed result as received.
     pub fn result(&self) -> CanonicalJson<'a> {
         self.result
     }
 
-    /// The SHA-256 of the result's canonical form, which is what was signed.
+    /// Returns the SHA-256 of the result's canonical form, which is the signed message.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
     }
 }
 
-/// The members of an object in the order received, their values as received.
+/// The members of an object in the order received, with their values as received.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
@@ -145,13 +149,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// A name borrowed where it has no escapes: an envelope's have none.
+/// A member name, borrowed unless it contains escapes.
 #[derive(serde::Deserialize)]
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Exactly the named members of the object at `pointer`; what is missing, unknown or there twice
-/// is a fault.
+/// Returns the members `names` of the object at `pointer`, and reports missing, unknown and duplicate ones.
 fn members<'a, const N: usize>(
     text: &'a str,
     pointer: &str,
@@ -165,16 +168,16 @@ fn members<'a, const N: usize>(
             return None;
         }
         Err(error) => {
-            errors.push(pointer, format!("must be JSON: {error}"));
+            errors.push(pointer, format!("must be a JSON object: {error}"));
             return None;
         }
     };
     let mut found = [None; N];
     for (name, value) in members {
-        let at = || format!("{pointer}/{}", pointer_token(&name));
+        let pointer = || format!("{pointer}/{}", pointer_token(&name));
         match names.iter().position(|known| *known == name) {
-            None => errors.push(at(), "is not known here"),
-            Some(index) if found[index].is_some() => errors.push(at(), "stands here twice"),
+            None => errors.push(pointer(), "unknown field"),
+            Some(index) if found[index].is_some() => errors.push(pointer(), "occurs twice; send it once"),
             Some(index) => found[index] = Some(value),
         }
     }
@@ -184,15 +187,16 @@ fn members<'a, const N: usize>(
     Some(found)
 }
 
-fn text_at(value: Option<&RawValue>, pointer: &str, errors: &mut FieldErrors) -> Option<String> {
+fn string_at(value: Option<&RawValue>, pointer: &str, errors: &mut FieldErrors) -> Option<String> {
     let text = serde_json::from_str(value?.get()).ok();
     if text.is_none() {
-        errors.push(pointer, "must be text");
+        errors.push(pointer, "must be a string");
     }
     text
 }
 
-/// A digest from lower-case hex, as `hashlib` writes it. One digest has one spelling here.
+/// Parses a digest in lower-case hex, the format of Python's `hashlib`. Upper case is refused, so that a digest
+/// has one spelling only.
 fn digest_from_hex(text: &str) -> Option<[u8; 32]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -1,7 +1,7 @@
-//! From a result to the rows of the results tables.
+//! Computes the rows of the metrics tables from a result.
 //!
-//! A result speaks of models and prompts by the configuration's own ids, the database by a UUID and a
-//! number. Which is which only the job can say; what a result reports beyond its job is left out.
+//! A result identifies models and prompts by the ids of its configuration, the database by a UUID and an integer.
+//! The job maps one to the other; models and prompts that are not part of the job are ignored.
 
 use std::collections::HashMap;
 
@@ -10,58 +10,54 @@ use uuid::Uuid;
 
 use crate::field_error::{FieldError, FieldErrors, quote};
 use crate::results::run_result::{
-    Cell, FailureCode, GpuHardware, Record, RunResult, SystemHardware, SystemSoftware, dominant,
+    Cell, FailureCode, GpuHardware, Record, RunResult, SystemHardware, SystemSoftware, dominant_code,
 };
 
-/// One row of `run_model_metrics`: how one model did with one prompt, over all tasks of the run.
-/// The floor suite has no part in it.
+/// A row of `run_model_metrics`: one model with one prompt, over all tasks of the run. Excludes the floor suite.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelMetrics {
     /// `prompts.prompt_id`.
     pub prompt_id: i32,
     /// `models.model_id`.
     pub model_id: Uuid,
-    /// Sum of the attempted cells' scores ÷ number of tasks, in [0, 1]; none when no cell was
-    /// attempted.
+    /// Sum of the attempted cells' scores ÷ number of tasks, in [0, 1]; `None` if no cell was attempted.
     pub score: Option<f64>,
-    /// Whether every cell scored 1; none when a cell scored something between 0 and 1. A cell that
-    /// failed or has no record scored 0.
+    /// Whether every cell scored 1; `None` if a cell scored between 0 and 1. A failed cell and one without a
+    /// record score 0.
     pub pass_fail: Option<bool>,
-    /// The most frequent failure code, the first seen winning a tie.
+    /// The most frequent failure code; the earliest one breaks a tie.
     pub failure_reason: Option<String>,
-    /// The first detail that came with that code. U+0000, which Postgres cannot hold, is U+FFFD here.
+    /// The first detail with that code. U+0000, which Postgres cannot store, is replaced by U+FFFD.
     pub failure_detail: Option<String>,
-    /// Theoretical GFLOP for one token.
+    /// Theoretical GFLOP per token.
     pub gflops_per_token: Option<f64>,
 }
 
-/// The row of `run_hardware_metrics`, and the machine it names.
+/// A row of `run_hardware_metrics`, and the machine it refers to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HardwareMetrics {
     /// Processor and memory.
     pub system_hardware: SystemHardware,
     /// Operating system and driver.
     pub system_software: SystemSoftware,
-    /// The graphics card, if the harness could name it.
+    /// The graphics card; `None` if the harness could not identify it.
     pub gpu_hardware: Option<GpuHardware>,
-    /// The most graphics memory any record saw in use, in MB, rounded up.
+    /// Maximum of the records' peak graphics memory, in MB, rounded up.
     pub peak_vram_mb: Option<i32>,
-    /// The card's power limit in watts.
+    /// The card's power limit, in watts.
     pub power_limit_w: Option<f64>,
-    /// Mean of tokens per second × theoretical FLOP per token, in TFLOP/s, over the records that
-    /// have both.
+    /// Mean of tokens per second × theoretical FLOP per token, in TFLOP/s, over the records with both.
     pub measured_tflops: Option<f64>,
 }
 
-/// The `run_model_metrics` rows of a job, one for each of its prompts and models.
+/// Computes the `run_model_metrics` rows of a job, one for each prompt and model, ordered by prompt and then model.
 ///
-/// `models` and `prompts` are the job's mapping from the configuration's ids to the database's. The
-/// rows come prompt by prompt in that order.
+/// `models` and `prompts` are the job's mapping from the configuration's ids to the database's.
 ///
 /// # Errors
 ///
-/// One fault, pointing to the list that lacks it, for each model or prompt of the job that the
-/// result's configuration does not have: it is then not a result of this job.
+/// A field error for each model or prompt of the job that the result's configuration lacks: it is then not a
+/// result of this job.
 pub fn model_metrics(
     result: &RunResult,
     models: &[(String, Uuid)],
@@ -83,13 +79,13 @@ pub fn model_metrics(
         let records = &records;
         models.iter().map(move |(model, model_id)| {
             let records = records.get(&(*prompt, *model)).map_or(&[][..], Vec::as_slice);
-            row(*prompt_id, *model_id, records, result.task_count())
+            metrics_row(*prompt_id, *model_id, records, result.task_count())
         })
     });
     Ok(rows.collect())
 }
 
-/// The `run_hardware_metrics` row: all records count, the floor suite's too.
+/// Computes the `run_hardware_metrics` row from all records, including the floor suite's.
 pub fn hardware_metrics(result: &RunResult) -> HardwareMetrics {
     let records = result.records();
     let hardware = result.hardware();
@@ -103,7 +99,7 @@ pub fn hardware_metrics(result: &RunResult) -> HardwareMetrics {
         system_hardware: hardware.system.clone(),
         system_software: hardware.software.clone(),
         gpu_hardware: hardware.gpu.clone(),
-        // Every record's figure is within an i32: a result with another is not valid.
+        // Fits an i32: `RunResult` refuses a larger value.
         peak_vram_mb: peak_vram_mb.map(|peak| peak.ceil() as i32),
         power_limit_w: hardware.power_limit_w,
         measured_tflops: (!flops.is_empty()).then_some(mean / 1e12),
@@ -111,26 +107,26 @@ pub fn hardware_metrics(result: &RunResult) -> HardwareMetrics {
 }
 
 fn positions<T: Copy>(
-    wanted: &[(String, T)],
+    required: &[(String, T)],
     ids: &[String],
     pointer: &str,
     kind: &str,
     errors: &mut FieldErrors,
 ) -> Vec<(usize, T)> {
     let mut found = Vec::new();
-    for (id, database_id) in wanted {
+    for (id, database_id) in required {
         match ids.iter().position(|known| known == id) {
             Some(position) => found.push((position, *database_id)),
-            None => errors.push(pointer, format!("lacks the job's {kind} {}", quote(id))),
+            None => errors.push(pointer, format!("must contain the {kind} {} of the job", quote(id))),
         }
     }
     found
 }
 
-fn row(prompt_id: i32, model_id: Uuid, records: &[(&Cell, &Record)], tasks: usize) -> ModelMetrics {
+fn metrics_row(prompt_id: i32, model_id: Uuid, records: &[(&Cell, &Record)], tasks: usize) -> ModelMetrics {
     let cells = || records.iter().map(|(cell, _)| *cell);
     let scores: Vec<f64> = cells().filter_map(|cell| cell.score).collect();
-    let reason = dominant(cells().filter_map(|cell| cell.failure_code));
+    let reason = dominant_code(cells().filter_map(|cell| cell.failure_code));
     let detail = reason.and_then(|code| {
         let with_code = cells().filter(|cell| cell.failure_code == Some(code));
         with_code.filter_map(|cell| cell.failure_detail.as_deref()).find(|detail| !detail.is_empty())
@@ -149,6 +145,6 @@ fn row(prompt_id: i32, model_id: Uuid, records: &[(&Cell, &Record)], tasks: usiz
 }
 
 fn pass_fail(attempted: &[f64], tasks: usize) -> Option<bool> {
-    let clear_cut = attempted.iter().all(|score| *score == 0.0 || *score == 1.0);
-    clear_cut.then(|| attempted.len() == tasks && attempted.iter().all(|score| *score == 1.0))
+    let ungraded = attempted.iter().all(|score| *score == 0.0 || *score == 1.0);
+    ungraded.then(|| attempted.len() == tasks && attempted.iter().all(|score| *score == 1.0))
 }

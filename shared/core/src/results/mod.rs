@@ -1,5 +1,5 @@
-//! From the bytes a runner submits to rows in the database: the harness's canonical JSON, its signed envelope,
-//! the validated result, the metrics computed from it, and the submit that stores them.
+//! Results, from the submitted bytes to database rows: canonical JSON, the signed envelope, validation, metrics,
+//! and the submit operation.
 
 pub mod canonical_json;
 pub mod envelope;

@@ -199,7 +199,7 @@ impl<'a> VerifiedSubmission<'a> {
         struct Named {
             run_id: String,
         }
-        let read = RunResult::read(self.result);
+        let read = RunResult::from_canonical(self.result);
         let signed = match &read {
             Ok(result) => Some(result.run_id().to_owned()),
             Err(_) => serde_json::from_str(self.result.as_str()).ok().map(|Named { run_id }| run_id),

@@ -232,7 +232,7 @@ fn read_document(
         errors.push(object.pointer(name), format!("must be {kind}"));
         return None;
     }
-    if let Err(refused) = CanonicalForm::of(value.get().as_bytes()) {
+    if let Err(refused) = CanonicalForm::parse(value.get().as_bytes()) {
         errors.push(object.pointer(name), refused.to_string());
         return None;
     }

@@ -151,7 +151,7 @@ fn read_count(
 /// Formats a number as a Python f-string does: the harness hashes such text into a provisional model id.
 fn python_text(number: Option<String>) -> String {
     number
-        .and_then(|number| CanonicalForm::of(number.as_bytes()).ok())
+        .and_then(|number| CanonicalForm::parse(number.as_bytes()).ok())
         .and_then(|canonical| String::from_utf8(canonical.bytes().to_vec()).ok())
         .unwrap_or_else(|| "None".to_owned())
 }

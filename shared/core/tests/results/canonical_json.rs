@@ -1,4 +1,4 @@
-//! The canonical form against the harness's own, and what must have none.
+//! Tests of the canonical form: equality with Python's, refused texts, and bounds.
 
 use bakeoff_core::results::canonical_json::{CanonicalForm, MAX_INTEGER_DIGITS, MAX_NESTING, Reason};
 use serde::Deserialize;
@@ -11,20 +11,20 @@ struct Sample {
 }
 
 fn canonical(text: &str) -> String {
-    String::from_utf8(CanonicalForm::of(text.as_bytes()).unwrap().bytes()).unwrap()
+    String::from_utf8(CanonicalForm::parse(text.as_bytes()).unwrap().bytes()).unwrap()
 }
 
 fn refusal(text: impl AsRef<[u8]>) -> Reason {
-    CanonicalForm::of(text.as_ref()).expect_err("must be refused").reason
+    CanonicalForm::parse(text.as_ref()).expect_err("must be refused").reason
 }
 
 #[test]
-fn agrees_with_the_harness_on_400_texts() {
+fn the_canonical_form_equals_the_harnesss_on_400_texts() {
     let samples = include_str!("../fixtures/canonical-json.jsonl");
     let samples: Vec<Sample> = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(samples.len(), 400);
     for Sample { text, canonical, sha256 } in samples {
-        let form = CanonicalForm::of(text.as_bytes()).unwrap_or_else(|why| panic!("{why}: {text}"));
+        let form = CanonicalForm::parse(text.as_bytes()).unwrap_or_else(|why| panic!("{why}: {text}"));
         assert_eq!(String::from_utf8(form.bytes()).unwrap(), canonical, "{text}");
         let digest: String = form.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(digest, sha256, "{text}");
@@ -32,7 +32,7 @@ fn agrees_with_the_harness_on_400_texts() {
 }
 
 #[test]
-fn numbers_are_spelled_as_python_spells_them() {
+fn numbers_are_spelled_as_in_python() {
     for (text, python) in [
         ("-0", "0"),
         ("-0.0", "-0.0"),
@@ -55,7 +55,7 @@ fn numbers_are_spelled_as_python_spells_them() {
         ("5e-5", "5e-05"),
         ("123.456", "123.456"),
         ("100.0", "100.0"),
-        // Halfway between two shortest candidates: Python takes the even digit.
+        // A tie between two shortest candidates: Python takes the even digit.
         ("1527226381121439.25", "1527226381121439.2"),
         ("5.684341886080802e-14", "5.684341886080802e-14"),
     ] {
@@ -65,8 +65,8 @@ fn numbers_are_spelled_as_python_spells_them() {
 
 #[test]
 fn members_are_sorted_by_code_point_at_every_depth() {
-    // U+FF5E sorts before U+1F600 by code point, after it by UTF-16 unit; `\` (0x5c), which begins
-    // the escape of `é`, sorts before `z`, `é` itself after it.
+    // By code point U+FF5E sorts before U+1F600, by UTF-16 unit after it. By code point `é` sorts after `z`; its
+    // escape, which begins with `\` (0x5c), would sort before.
     assert_eq!(
         canonical("{\"\u{1f600}\":1,\"\u{ff5e}\":2,\"é\":3,\"z\":{\"b\":[{\"d\":1,\"c\":2},{}],\"a\":null}}"),
         r#"{"z":{"a":null,"b":[{"c":2,"d":1},{}]},"\u00e9":3,"\uff5e":2,"\ud83d\ude00":1}"#
@@ -79,7 +79,7 @@ fn members_are_sorted_by_code_point_at_every_depth() {
 }
 
 #[test]
-fn strings_are_escaped_as_python_escapes_them() {
+fn strings_are_escaped_as_in_python() {
     assert_eq!(
         canonical(r#"  "\/\u002F\u0000\u001f\u007f\ud834\uDD1E\b\f\n\r\t\"\\'<&" "#),
         "\"//\\u0000\\u001f\\u007f\\ud834\\udd1e\\b\\f\\n\\r\\t\\\"\\\\'<&\""
@@ -87,7 +87,7 @@ fn strings_are_escaped_as_python_escapes_them() {
 }
 
 #[test]
-fn what_two_parsers_may_read_differently_is_refused() {
+fn texts_that_parsers_may_read_differently_are_refused() {
     assert_eq!(refusal(r#"{"a":1,"b":2,"a":1}"#), Reason::DuplicateKey("\"a\"".into()));
     assert_eq!(refusal(r#"[{"x":{"a":1,"\u0061":1}}]"#), Reason::DuplicateKey("\"a\"".into()));
     for text in [
@@ -109,7 +109,7 @@ fn what_two_parsers_may_read_differently_is_refused() {
 }
 
 #[test]
-fn what_is_not_json_is_refused() {
+fn syntax_errors_are_refused() {
     for text in [
         "",
         " ",
@@ -159,7 +159,7 @@ fn what_is_not_json_is_refused() {
 }
 
 #[test]
-fn bounds_are_exact() {
+fn the_limits_on_nesting_and_digits_are_exact() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert_eq!(canonical(&nested(MAX_NESTING)), nested(MAX_NESTING));
     assert_eq!(refusal(nested(MAX_NESTING + 1)), Reason::NestedTooDeep);
@@ -170,14 +170,14 @@ fn bounds_are_exact() {
     assert_eq!(refusal(format!("{longest}7")), Reason::IntegerTooLong);
 }
 
-/// Every level has its members out of order: the innermost text must not be copied once per level.
+/// Members are out of order at every level. If each level copied its content, 32 MiB would be copied 128 times.
 #[test]
-fn the_largest_body_is_quick_however_nested() {
+fn unsorted_members_at_every_level_take_linear_time() {
     let payload = "x".repeat(32 << 20);
     let depth = MAX_NESTING;
     let text = format!("{}\"{payload}\"{}", "{\"b\":1,\"a\":".repeat(depth), "}".repeat(depth));
     let started = std::time::Instant::now();
-    let form = CanonicalForm::of(text.as_bytes()).unwrap();
+    let form = CanonicalForm::parse(text.as_bytes()).unwrap();
     form.sha256();
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     let expected = format!("{}\"{payload}\"{}", "{\"a\":".repeat(depth), ",\"b\":1}".repeat(depth));

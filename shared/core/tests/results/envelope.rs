@@ -1,4 +1,4 @@
-//! The harness's envelope: what verifies, and what is refused with which check.
+//! Tests of the harness's envelope: which envelopes verify, and which step refuses the others.
 
 use bakeoff_core::results::envelope::{Envelope, SignatureInvalid};
 use base64::Engine as _;
@@ -14,12 +14,12 @@ fn runner_key() -> VerifyingKey {
 }
 
 fn verify(text: &str) -> Result<String, SignatureInvalid> {
-    let envelope = Envelope::parse(text).expect("the shape is right");
+    let envelope = Envelope::parse(text).expect("the envelope matches its schema");
     envelope.verify(&runner_key()).map(|verified| verified.result().as_str().to_owned())
 }
 
-/// The same envelope with another text in `sig`. By text, because reading floats into
-/// `serde_json::Value` and writing them again does not keep them.
+/// Replaces a member of `sig` in the text. Parsing into `serde_json::Value` and serializing it again would change
+/// the spelling of floats.
 fn with_sig(text: &str, name: &str, value: &str) -> String {
     text.replacen(&sig(text, name), value, 1)
 }
@@ -38,12 +38,12 @@ fn pointers(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn real_envelopes_verify_unchanged_and_however_they_are_laid_out() {
+fn envelopes_of_the_harness_verify_with_any_white_space() {
     for text in [COMPLETE, INCOMPLETE] {
         let result = verify(text).unwrap();
         assert!(text.contains(&result));
 
-        // A line break inside a string is escaped, so every one here is layout.
+        // Line breaks inside strings are escaped, so this removes white space between tokens only.
         verify(&text.lines().map(str::trim_start).collect::<String>()).unwrap();
     }
     let verified = Envelope::parse(COMPLETE).unwrap().verify(&runner_key()).unwrap();
@@ -52,7 +52,7 @@ fn real_envelopes_verify_unchanged_and_however_they_are_laid_out() {
 }
 
 #[test]
-fn one_changed_byte_is_found_by_the_digest() {
+fn a_changed_byte_in_the_result_fails_the_digest() {
     for (original, changed) in [("\"seed\": 42", "\"seed\": 43"), ("450.0", "450.5"), ("Intel", "intel")] {
         let text = COMPLETE.replacen(original, changed, 1);
         assert_ne!(text, COMPLETE);
@@ -61,7 +61,7 @@ fn one_changed_byte_is_found_by_the_digest() {
 }
 
 #[test]
-fn a_changed_digest_or_signature_or_another_key_is_refused() {
+fn a_wrong_digest_signature_or_key_is_refused() {
     let another_digest = with_sig(COMPLETE, "sha256", &sig(INCOMPLETE, "sha256"));
     assert_eq!(verify(&another_digest), Err(SignatureInvalid::Sha256));
 
@@ -73,9 +73,9 @@ fn a_changed_digest_or_signature_or_another_key_is_refused() {
     assert_eq!(refusal, SignatureInvalid::Signature);
 }
 
-/// A key of small order, under which this signature holds for every message unless checked strictly.
+/// Under this key of small order, this signature verifies for every message unless verification is strict.
 #[test]
-fn a_signature_that_holds_for_everything_is_refused() {
+fn a_signature_under_a_small_order_key_is_refused() {
     let mut identity = [0; 32];
     identity[0] = 1;
     let weak = VerifyingKey::from_bytes(&identity).unwrap();
@@ -86,7 +86,7 @@ fn a_signature_that_holds_for_everything_is_refused() {
 }
 
 #[test]
-fn who_and_when_are_outside_the_signature() {
+fn runner_id_and_signed_at_are_not_signed() {
     let text = with_sig(COMPLETE, "signed_at", "1970-01-01T00:00:00Z");
     let runner_id = sig(&text, "runner_id");
     let (result, sig) = text.rsplit_once(&runner_id).unwrap();
@@ -94,7 +94,7 @@ fn who_and_when_are_outside_the_signature() {
 }
 
 #[test]
-fn a_result_that_parsers_read_differently_has_no_canonical_form() {
+fn a_result_without_a_canonical_form_does_not_verify() {
     for (original, changed) in [
         ("\"run_id\":", "\"run_id\": \"x\", \"run_id\":"),
         ("\"run_id\":", "\"x\": [{\"a\": 1, \"\\u0061\": 1}], \"run_id\":"),
@@ -110,7 +110,7 @@ fn a_result_that_parsers_read_differently_has_no_canonical_form() {
 }
 
 #[test]
-fn every_field_error_of_shape_is_told() {
+fn every_invalid_member_of_an_envelope_is_reported() {
     let hex = "0".repeat(64);
     assert_eq!(pointers("[]"), [""]);
     assert_eq!(pointers("{"), [""]);
@@ -127,6 +127,6 @@ fn every_field_error_of_shape_is_told() {
     );
     let upper_case = COMPLETE.replacen("\"sha256\": \"", "\"sha256\": \"A", 1);
     assert_eq!(pointers(&upper_case), ["/sig/sha256"]);
-    let twice = COMPLETE.replacen("\"sha256\":", "\"sha256\": \"\", \"sha256\":", 1);
-    assert!(pointers(&twice).contains(&"/sig/sha256".to_owned()));
+    let duplicate = COMPLETE.replacen("\"sha256\":", "\"sha256\": \"\", \"sha256\":", 1);
+    assert!(pointers(&duplicate).contains(&"/sig/sha256".to_owned()));
 }

@@ -1,9 +1,10 @@
-//! From submitted bytes to stored rows.
+//! Tests of results, from the submitted bytes to the stored rows, against a real PostgreSQL.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod canonical_json;
 mod envelope;
+mod late_submit;
 mod metrics;
 mod run_result;
 mod submit;

@@ -1,5 +1,5 @@
-//! The rows a result becomes. The figures of the real results were computed from their records in
-//! Python, apart from this code.
+//! Tests of the metrics computed from a result. The expected values for the harness's results were computed from
+//! their records in Python.
 
 use bakeoff_core::results::metrics::{HardwareMetrics, ModelMetrics, hardware_metrics, model_metrics};
 use bakeoff_core::results::run_result::RunResult;
@@ -23,7 +23,7 @@ fn rows(result: &RunResult, model: &str, prompts: &[&str]) -> Vec<ModelMetrics> 
     model_metrics(result, &[(model.to_owned(), MODEL)], &prompts).unwrap()
 }
 
-/// Four tasks, one model and the prompts `p` and `q`; the records as given.
+/// Returns a result with four tasks, one model, the prompts `p` and `q`, and these records.
 fn with_records(records: Value) -> RunResult {
     parse(&json!({
         "run_id": "r", "timestamp": "20261121-211113",
@@ -35,7 +35,7 @@ fn with_records(records: Value) -> RunResult {
     }))
 }
 
-/// A record of prompt `p` with more members.
+/// Returns a record of prompt `p` with additional members.
 fn record(task: &str, more: Value) -> Value {
     let mut record = json!({"task_id": task, "prompt_id": "p", "model_id": "m"});
     record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -57,7 +57,7 @@ fn assert_hardware(metrics: &HardwareMetrics, peak_vram_mb: i32, tflops: f64) {
 }
 
 #[test]
-fn a_complete_run() {
+fn the_metrics_of_a_complete_run_equal_those_computed_in_python() {
     let result = real(include_str!("../fixtures/signed-complete.json"));
     let expected = ModelMetrics {
         prompt_id: 1,
@@ -73,7 +73,7 @@ fn a_complete_run() {
 }
 
 #[test]
-fn an_incomplete_run() {
+fn the_metrics_of_an_incomplete_run_equal_those_computed_in_python() {
     let result = real(include_str!("../fixtures/signed-incomplete.json"));
     let rows = rows(&result, "flaky_llama31_8b_q4", &["plain"]);
     assert_eq!(rows.len(), 1);
@@ -84,7 +84,7 @@ fn an_incomplete_run() {
 }
 
 #[test]
-fn bundles_of_one_and_two_prompts() {
+fn the_metrics_of_bundles_equal_those_computed_in_python() {
     let result = real(include_str!("../fixtures/result-one-prompt.json"));
     let one = rows(&result, "qwen3_4b_q8", &["plain"]);
     assert!((one[0].score.unwrap() - 2.0 / 3.0).abs() < 1e-9);
@@ -95,12 +95,12 @@ fn bundles_of_one_and_two_prompts() {
     assert_eq!(two.iter().map(|row| row.prompt_id).collect::<Vec<_>>(), [1, 2]);
     assert!(two.iter().all(|row| (row.score.unwrap() - 0.4166666666666667).abs() < 1e-9));
     assert_hardware(&hardware_metrics(&result), 6412, 1.415120282161275);
-    // What the result reports beyond its job is left out.
+    // A prompt that is not part of the job is ignored.
     assert_eq!(rows(&result, "llama32_1b_q4", &["cot"]).len(), 1);
 }
 
 #[test]
-fn a_cell_without_a_record_scores_nothing() {
+fn a_cell_without_a_record_scores_0() {
     let passed = |task| record(task, json!({"quality_heuristic": 1}));
     let all = row_of(json!([passed("a"), passed("b"), passed("c"), passed("d")]));
     assert_eq!((all.score, all.pass_fail), (Some(1.0), Some(true)));
@@ -112,7 +112,7 @@ fn a_cell_without_a_record_scores_nothing() {
 }
 
 #[test]
-fn a_prompt_with_a_graded_cell_neither_passes_nor_fails() {
+fn a_prompt_with_a_score_between_0_and_1_has_no_pass_fail() {
     let row = row_of(json!([record("a", json!({"quality_heuristic": 0.5}))]));
     assert_eq!((row.score, row.pass_fail), (Some(0.125), None));
 }
@@ -129,7 +129,7 @@ fn a_prompt_without_attempts_has_no_score() {
 }
 
 #[test]
-fn the_reason_is_the_dominant_code_and_its_first_detail() {
+fn failure_reason_and_detail_are_of_the_most_frequent_code() {
     let failed = |task, code: &str, detail: Value| {
         record(task, json!({"failure_code": code, "failure_detail": detail}))
     };
@@ -144,7 +144,7 @@ fn the_reason_is_the_dominant_code_and_its_first_detail() {
 }
 
 #[test]
-fn the_floor_suite_counts_for_the_hardware_only() {
+fn the_floor_suite_counts_for_the_hardware_metrics_only() {
     let floor = json!({"tier": "dumb_model", "prompt_id": "p", "quality_heuristic": 1, "failure_code": "oom",
                        "peak_vram_mb": 900.25, "tokens_per_second": 10, "flops_per_token_theoretical": 2e12});
     let result = with_records(json!([
@@ -163,7 +163,7 @@ fn the_floor_suite_counts_for_the_hardware_only() {
 }
 
 #[test]
-fn what_was_not_measured_is_unknown() {
+fn missing_measurements_give_no_metrics() {
     let hardware = hardware_metrics(&with_records(json!([record("a", json!({}))])));
     assert_eq!(hardware.peak_vram_mb, None);
     assert_eq!(hardware.measured_tflops, None);
@@ -171,7 +171,7 @@ fn what_was_not_measured_is_unknown() {
 }
 
 #[test]
-fn the_largest_figures_stay_finite() {
+fn the_largest_accepted_measurements_give_finite_metrics() {
     let most = json!({"tokens_per_second": 1e9, "flops_per_token_theoretical": 1e21,
                       "peak_vram_mb": i32::MAX});
     let records = ["a", "b", "c", "d"].map(|task| record(task, most.clone()));
@@ -181,11 +181,11 @@ fn the_largest_figures_stay_finite() {
 }
 
 #[test]
-fn a_result_of_another_job_lacks_what_this_one_asked_for() {
+fn a_result_without_a_model_and_prompt_of_the_job_is_refused() {
     let result = real(include_str!("../fixtures/signed-complete.json"));
     let models = [("x".to_owned(), MODEL), ("qwen3_5_9b_q4".to_owned(), MODEL)];
     let prompts = [("plain".to_owned(), 1), ("cot".to_owned(), 2)];
     let errors = model_metrics(&result, &models, &prompts).unwrap_err();
-    let places: Vec<&str> = errors.iter().map(|field_error| field_error.pointer.as_str()).collect();
-    assert_eq!(places, ["/config/models", "/config/prompts"]);
+    let pointers: Vec<&str> = errors.iter().map(|field_error| field_error.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/config/models", "/config/prompts"]);
 }

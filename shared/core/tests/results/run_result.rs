@@ -1,23 +1,23 @@
-//! Results: the harness's own are valid, and each way to be wrong is told with its place.
+//! Tests of result validation: the harness's results are valid, and each error has its pointer.
 
 use bakeoff_core::field_error::FieldErrors;
 use bakeoff_core::results::run_result::{FailureCode, RunResult, RunStatus};
 use serde_json::{Value, json};
 
-/// A result of one envelope or bundle, as a tree to change.
+/// Returns the result in a fixture of the harness.
 fn real(name: &str) -> Value {
     let text = match name {
         "complete" => include_str!("../fixtures/signed-complete.json"),
         "incomplete" => include_str!("../fixtures/signed-incomplete.json"),
         "one-prompt" => include_str!("../fixtures/result-one-prompt.json"),
         "two-prompts" => include_str!("../fixtures/result-two-prompts.json"),
-        other => panic!("no result is called {other}"),
+        other => panic!("no fixture is called {other}"),
     };
     let mut document: Value = serde_json::from_str(text).unwrap();
     if document.get("result").is_some() { document["result"].take() } else { document }
 }
 
-/// Two tasks, two prompts and one model, every cell attempted with score 1 and nothing optional given.
+/// Returns a result with two tasks, two prompts and one model, every cell with score 1, and no optional members.
 fn small() -> Value {
     let record = |task: &str, prompt: &str| -> Value {
         json!({"task_id": task, "prompt_id": prompt, "model_id": "m", "quality_heuristic": 1})
@@ -32,7 +32,7 @@ fn small() -> Value {
     })
 }
 
-fn small_but(change: impl FnOnce(&mut Value)) -> Value {
+fn small_with(change: impl FnOnce(&mut Value)) -> Value {
     let mut result = small();
     change(&mut result);
     result
@@ -51,13 +51,13 @@ fn pointers(result: &Value) -> Vec<String> {
     errors(result).into_iter().map(|(pointer, _)| pointer).collect()
 }
 
-/// What the change makes wrong in the small result, by pointer.
-fn wrong(change: impl FnOnce(&mut Value)) -> Vec<String> {
-    pointers(&small_but(change))
+/// Returns the pointers of the errors that a change to the small result causes.
+fn errors_after(change: impl FnOnce(&mut Value)) -> Vec<String> {
+    pointers(&small_with(change))
 }
 
 #[test]
-fn real_results_are_valid_and_their_scores_are_recomputed() {
+fn the_harnesss_results_are_valid_and_their_scores_are_recomputed() {
     let complete = parse(&real("complete"));
     assert_eq!(complete.run_id(), "3f0d3b52-7f6e-4f2b-9a3e-6a6f1f6f0a01");
     assert_eq!(complete.git_sha(), "ad48ac3");
@@ -85,9 +85,9 @@ fn real_results_are_valid_and_their_scores_are_recomputed() {
 }
 
 #[test]
-fn the_least_result_is_valid_and_null_is_absent() {
+fn optional_members_may_be_absent_null_or_unknown() {
     assert_eq!(parse(&small()).status(), RunStatus::Complete);
-    let nulls = small_but(|result| {
+    let nulls = small_with(|result| {
         for name in ["run_status", "model_scores", "hardware", "resumed_from", "judgements"] {
             result[name] = Value::Null;
         }
@@ -112,37 +112,37 @@ fn the_least_result_is_valid_and_null_is_absent() {
 }
 
 #[test]
-fn each_required_member_is_missed() {
+fn each_missing_required_member_is_reported() {
     let empty = ["/run_id", "/timestamp", "/config", "/provenance", "/model_metadata", "/tasks", "/records"];
     assert_eq!(pointers(&json!({})), empty);
     assert_eq!(pointers(&json!([])), [""]);
     assert_eq!(pointers(&json!("text")), [""]);
     assert_eq!(RunResult::parse("{} x").unwrap_err()[0].pointer, "");
 
-    assert_eq!(wrong(|r| r["run_id"] = "".into()), ["/run_id"]);
-    assert_eq!(wrong(|r| r["run_id"] = 7.into()), ["/run_id"]);
-    assert_eq!(wrong(|r| r["config"] = json!({})), ["/config/models", "/config/prompts"]);
-    assert_eq!(wrong(|r| r["config"]["models"] = json!([])), ["/config/models"]);
-    assert_eq!(wrong(|r| r["config"]["models"] = json!({})), ["/config/models"]);
-    assert_eq!(wrong(|r| r["config"]["models"][0]["gguf"] = Value::Null), ["/config/models/0/gguf"]);
+    assert_eq!(errors_after(|r| r["run_id"] = "".into()), ["/run_id"]);
+    assert_eq!(errors_after(|r| r["run_id"] = 7.into()), ["/run_id"]);
+    assert_eq!(errors_after(|r| r["config"] = json!({})), ["/config/models", "/config/prompts"]);
+    assert_eq!(errors_after(|r| r["config"]["models"] = json!([])), ["/config/models"]);
+    assert_eq!(errors_after(|r| r["config"]["models"] = json!({})), ["/config/models"]);
+    assert_eq!(errors_after(|r| r["config"]["models"][0]["gguf"] = Value::Null), ["/config/models/0/gguf"]);
     assert_eq!(
-        wrong(|r| r["config"]["prompts"][1] = json!({"id": "p"})).first().unwrap(),
+        errors_after(|r| r["config"]["prompts"][1] = json!({"id": "p"})).first().unwrap(),
         "/config/prompts/1/id"
     );
     assert_eq!(
-        wrong(|r| r["provenance"] = json!({"seed": null, "git": {"sha": ""}})),
+        errors_after(|r| r["provenance"] = json!({"seed": null, "git": {"sha": ""}})),
         ["/provenance/config_hash", "/provenance/seed", "/provenance/git/sha"]
     );
-    assert_eq!(wrong(|r| r["provenance"]["git"] = Value::Null), ["/provenance/git"]);
-    assert_eq!(wrong(|r| r["provenance"]["git"] = json!(["sha"])), ["/provenance/git"]);
+    assert_eq!(errors_after(|r| r["provenance"]["git"] = Value::Null), ["/provenance/git"]);
+    assert_eq!(errors_after(|r| r["provenance"]["git"] = json!(["sha"])), ["/provenance/git"]);
     assert_eq!(
-        wrong(|r| r["model_metadata"] = json!([{"gguf": 1}])),
+        errors_after(|r| r["model_metadata"] = json!([{"gguf": 1}])),
         ["/model_metadata/0/gguf", "/model_metadata/0/id"]
     );
-    assert_eq!(wrong(|r| r["tasks"] = json!([])), ["/tasks"]);
-    assert_eq!(wrong(|r| r["records"] = json!([])), ["/records"]);
-    assert_eq!(wrong(|r| r["records"][3] = json!(["t", "p", "m"])), ["/records/3"]);
-    assert_eq!(wrong(|r| r["run_status"] = "done".into()), ["/run_status"]);
+    assert_eq!(errors_after(|r| r["tasks"] = json!([])), ["/tasks"]);
+    assert_eq!(errors_after(|r| r["records"] = json!([])), ["/records"]);
+    assert_eq!(errors_after(|r| r["records"][3] = json!(["t", "p", "m"])), ["/records/3"]);
+    assert_eq!(errors_after(|r| r["run_status"] = "done".into()), ["/run_status"]);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_failed_run_may_have_no_records() {
 }
 
 #[test]
-fn each_member_of_a_record_is_what_it_is_called() {
+fn each_member_of_a_record_must_have_its_type_and_range() {
     let changes = json!({
         "quality_heuristic": true, "judge_score": "3", "failure_code": "exploded", "failure_detail": 1,
         "error": {}, "tier": "secret", "peak_vram_mb": -1, "tokens_per_second": 1e300,
@@ -173,42 +173,45 @@ fn each_member_of_a_record_is_what_it_is_called() {
         "prompt_tokens": false, "task_id": "", "prompt_id": null, "model_id": 5,
     });
     for (name, value) in changes.as_object().unwrap() {
-        let found = wrong(|result| result["records"][1][name] = value.clone());
+        let found = errors_after(|result| result["records"][1][name] = value.clone());
         assert_eq!(found, [format!("/records/1/{name}")], "{name}");
     }
-    let all = wrong(|result| {
+    let all = errors_after(|result| {
         let record = result["records"][1].as_object_mut().unwrap();
         record.extend(changes.as_object().unwrap().clone());
     });
     assert_eq!(all.len(), changes.as_object().unwrap().len());
 }
 
-/// The database's columns are 32-bit integers: a figure beyond is refused and does not wrap.
+/// The database's columns are 32-bit integers. A larger number is refused and does not wrap around.
 #[test]
-fn figures_the_database_cannot_hold_are_refused() {
-    assert_eq!(wrong(|r| r["records"][0]["peak_vram_mb"] = 2147483647.5.into()), ["/records/0/peak_vram_mb"]);
-    assert_eq!(wrong(|r| r["records"][0]["peak_vram_mb"] = 1e300.into()), ["/records/0/peak_vram_mb"]);
+fn values_that_the_database_cannot_store_are_refused() {
+    assert_eq!(
+        errors_after(|r| r["records"][0]["peak_vram_mb"] = 2147483647.5.into()),
+        ["/records/0/peak_vram_mb"]
+    );
+    assert_eq!(errors_after(|r| r["records"][0]["peak_vram_mb"] = 1e300.into()), ["/records/0/peak_vram_mb"]);
     let hardware = json!({
         "vram_mb": 4294967296u64, "power_limit_w": -1, "cpu_cores": -2, "cpu_threads": "8", "ram_gb": 1e300,
         "gpu_model": "a\0b", "os_name": 1,
     });
-    let mut found = wrong(|r| r["hardware"] = hardware.clone());
+    let mut found = errors_after(|r| r["hardware"] = hardware.clone());
     found.sort();
     let mut expected: Vec<String> =
         hardware.as_object().unwrap().keys().map(|name| format!("/hardware/{name}")).collect();
     expected.sort();
     assert_eq!(found, expected);
-    assert_eq!(wrong(|r| r["hardware"] = json!([])), ["/hardware"]);
+    assert_eq!(errors_after(|r| r["hardware"] = json!([])), ["/hardware"]);
 }
 
 #[test]
-fn main_records_name_what_the_run_has_once() {
-    assert_eq!(wrong(|r| r["records"][0]["task_id"] = "x".into()), ["/records/0/task_id"]);
-    assert_eq!(wrong(|r| r["records"][0]["prompt_id"] = "x".into()), ["/records/0/prompt_id"]);
-    assert_eq!(wrong(|r| r["records"][0]["model_id"] = "x".into()), ["/records/0/model_id"]);
-    assert_eq!(wrong(|r| r["records"][2]["task_id"] = "t".into()), ["/records/2"]);
+fn a_main_record_must_be_the_only_one_of_its_cell_in_the_run() {
+    assert_eq!(errors_after(|r| r["records"][0]["task_id"] = "x".into()), ["/records/0/task_id"]);
+    assert_eq!(errors_after(|r| r["records"][0]["prompt_id"] = "x".into()), ["/records/0/prompt_id"]);
+    assert_eq!(errors_after(|r| r["records"][0]["model_id"] = "x".into()), ["/records/0/model_id"]);
+    assert_eq!(errors_after(|r| r["records"][2]["task_id"] = "t".into()), ["/records/2"]);
 
-    let floor = small_but(|r| {
+    let floor = small_with(|r| {
         let floor = json!({"task_id": "d", "prompt_id": "floor", "model_id": "m", "tier": "dumb_model",
                            "failure_code": "oom", "quality_heuristic": 0});
         r["records"].as_array_mut().unwrap().extend([floor.clone(), floor]);
@@ -220,7 +223,7 @@ fn main_records_name_what_the_run_has_once() {
 }
 
 #[test]
-fn cells_score_by_the_harness_rules() {
+fn cells_are_scored_by_the_harnesss_rules() {
     for (record, score) in [
         (json!({"quality_heuristic": 0.25}), 0.25),
         (json!({"quality_heuristic": 0.25, "judge_score": 5}), 0.25),
@@ -231,7 +234,7 @@ fn cells_score_by_the_harness_rules() {
         (json!({"quality_heuristic": 1, "failure_code": "oom"}), 0.0),
         (json!({"quality_heuristic": 1, "error": "boom"}), 0.0),
     ] {
-        let result = small_but(|result| {
+        let result = small_with(|result| {
             result["records"][0].as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
         });
         assert_eq!(parse(&result).scores()[0].partial_score, (3.0 + score) / 4.0, "{record}");
@@ -239,9 +242,9 @@ fn cells_score_by_the_harness_rules() {
 }
 
 #[test]
-fn the_dominant_code_is_the_most_frequent_and_the_first_of_equals() {
+fn the_dominant_code_is_the_most_frequent_and_then_the_earliest() {
     let with_codes = |codes: [&str; 4]| {
-        let result = small_but(|result| {
+        let result = small_with(|result| {
             for (index, code) in codes.into_iter().enumerate() {
                 result["records"][index]["failure_code"] = code.into();
             }
@@ -254,9 +257,9 @@ fn the_dominant_code_is_the_most_frequent_and_the_first_of_equals() {
 }
 
 #[test]
-fn the_run_is_as_good_as_its_worst_model() {
+fn the_run_status_is_the_worst_models() {
     let second_model = |records: usize| {
-        let result = small_but(|result| {
+        let result = small_with(|result| {
             for list in ["/config/models", "/model_metadata"] {
                 let list = result.pointer_mut(list).unwrap().as_array_mut().unwrap();
                 list.push(json!({"id": "n", "gguf": "n"}));
@@ -273,7 +276,7 @@ fn the_run_is_as_good_as_its_worst_model() {
 }
 
 #[test]
-fn a_result_that_disagrees_with_itself_is_refused_with_what_differs() {
+fn stated_scores_that_differ_from_the_records_are_refused() {
     let mut result = real("incomplete");
     result["run_status"] = "complete".into();
     let score = &mut result["model_scores"][0];
@@ -286,19 +289,19 @@ fn a_result_that_disagrees_with_itself_is_refused_with_what_differs() {
     let mut found = errors(&result);
     found.sort();
     let expected = [
-        ("/model_scores/0/cells_attempted", "is 16, recomputed 9"),
-        ("/model_scores/0/cells_total", "is 9, recomputed 16"),
-        ("/model_scores/0/completeness", "is 1, recomputed 0.5625"),
-        ("/model_scores/0/dominant_failure_code", "is null, recomputed unknown"),
-        ("/model_scores/0/partial_score", "is 0.5, recomputed 0.3125"),
-        ("/model_scores/0/status", "is complete, recomputed incomplete"),
-        ("/run_status", "is complete, recomputed incomplete"),
+        ("/model_scores/0/cells_attempted", "is 16, but the records give 9"),
+        ("/model_scores/0/cells_total", "is 9, but the records give 16"),
+        ("/model_scores/0/completeness", "is 1, but the records give 0.5625"),
+        ("/model_scores/0/dominant_failure_code", "is null, but the records give unknown"),
+        ("/model_scores/0/partial_score", "is 0.5, but the records give 0.3125"),
+        ("/model_scores/0/status", "is complete, but the records give incomplete"),
+        ("/run_status", "is complete, but the records give incomplete"),
     ];
     assert_eq!(found, expected.map(|(pointer, detail)| (pointer.to_owned(), detail.to_owned())));
 }
 
 #[test]
-fn scores_may_differ_by_rounding_only() {
+fn stated_scores_may_differ_by_rounding() {
     let stated = |score: f64| {
         let mut result = real("one-prompt");
         result["model_scores"][0]["partial_score"] = score.into();
@@ -309,29 +312,32 @@ fn scores_may_differ_by_rounding_only() {
 }
 
 #[test]
-fn model_scores_are_of_the_run_s_models_each_once() {
-    assert_eq!(wrong(|r| r["model_scores"] = json!([])), ["/model_scores"]);
-    assert_eq!(wrong(|r| r["model_scores"] = json!([{"model_id": "x"}])), ["/model_scores/0/model_id"]);
-    let twice = json!([{"model_id": "m"}, {"model_id": "m"}]);
-    assert_eq!(wrong(|r| r["model_scores"] = twice), ["/model_scores/1/model_id"]);
-    let misshapen = json!([{"model_id": "m", "partial_score": "1", "status": 1}]);
+fn model_scores_must_have_each_model_of_the_run_once() {
+    assert_eq!(errors_after(|r| r["model_scores"] = json!([])), ["/model_scores"]);
     assert_eq!(
-        wrong(|r| r["model_scores"] = misshapen),
+        errors_after(|r| r["model_scores"] = json!([{"model_id": "x"}])),
+        ["/model_scores/0/model_id"]
+    );
+    let duplicate = json!([{"model_id": "m"}, {"model_id": "m"}]);
+    assert_eq!(errors_after(|r| r["model_scores"] = duplicate), ["/model_scores/1/model_id"]);
+    let invalid = json!([{"model_id": "m", "partial_score": "1", "status": 1}]);
+    assert_eq!(
+        errors_after(|r| r["model_scores"] = invalid),
         ["/model_scores/0/status", "/model_scores/0/partial_score"]
     );
 }
 
 #[test]
-fn a_text_that_parsers_read_differently_is_no_result() {
+fn a_text_without_a_canonical_form_is_refused() {
     let text = small().to_string();
-    let twice = text.replacen("\"run_id\":", "\"run_id\":\"x\",\"run_id\":", 1);
-    let errors = RunResult::parse(&twice).unwrap_err();
+    let duplicate = text.replacen("\"run_id\":", "\"run_id\":\"x\",\"run_id\":", 1);
+    let errors = RunResult::parse(&duplicate).unwrap_err();
     assert!(errors[0].detail.starts_with("duplicate key \"run_id\""), "{errors:?}");
 }
 
 #[test]
-fn a_large_bad_result_makes_a_small_answer() {
-    let result = small_but(|r| r["records"] = vec![json!({"model_id": "x".repeat(10_000)}); 500].into());
+fn errors_of_a_large_invalid_result_are_bounded_in_number_and_length() {
+    let result = small_with(|r| r["records"] = vec![json!({"model_id": "x".repeat(10_000)}); 500].into());
     let errors = errors(&result);
     assert_eq!(errors.len(), FieldErrors::LIMIT + 1);
     assert!(errors.iter().all(|(pointer, detail)| pointer.len() + detail.len() < 200));

@@ -1,17 +1,15 @@
-//! A submit: a signed result in, the row complete, a receipt out.
+//! Tests of submits: acceptance, stored rows, retries, concurrency, and refusals.
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::Job;
-use bakeoff_core::queue::reap::reap;
 use bakeoff_core::queue::release::{ReleaseRequest, release};
 use bakeoff_core::results::submit::{Accepted, submit, verify_envelope};
 use bakeoff_core::runners::revoke::revoke;
 use bakeoff_core::runs::cancel::cancel;
 use bakeoff_testkit::Database;
-use bakeoff_testkit::fixture::{self, Machine, Runner, SERVICE, TERMS};
+use bakeoff_testkit::fixture::{self, Machine, Runner, SERVICE};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::time::Duration;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
@@ -21,20 +19,15 @@ async fn send(client: &Client, runner: &Runner, job: &Job, envelope: &RawValue) 
     submit(client, &keys, SERVICE, &runner.authenticated, job.run_id, job.claim_id, &verified).await
 }
 
-async fn reaped(client: &Client, job: &Job) {
-    fixture::lapsed(client, job).await;
-    reap(client, TERMS, Duration::from_secs(20)).await.unwrap();
-}
-
-async fn row(client: &Client, job: &Job) -> Row {
+pub(crate) async fn row(client: &Client, job: &Job) -> Row {
     client.query_one("SELECT * FROM run_queue WHERE queue_id = $1", &[&job.queue_id]).await.unwrap()
 }
 
-async fn count(client: &Client, table: &str) -> i64 {
+pub(crate) async fn count(client: &Client, table: &str) -> i64 {
     client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap().get(0)
 }
 
-async fn nothing_is_written(client: &Client) {
+async fn assert_nothing_written(client: &Client) {
     for table in ["submissions", "submission_files", "run_model_metrics", "run_hardware_metrics"] {
         assert_eq!(count(client, table).await, 0, "{table}");
     }
@@ -43,7 +36,7 @@ async fn nothing_is_written(client: &Client) {
 }
 
 #[tokio::test]
-async fn a_result_on_time_completes_the_row_and_everything_is_written() {
+async fn an_accepted_result_completes_the_row_and_is_stored_with_its_metrics() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -86,8 +79,8 @@ async fn a_result_on_time_completes_the_row_and_everything_is_written() {
     assert_eq!(metrics.get::<_, f64>("gflops_per_token"), 20.0);
     let models: Value = serde_json::from_str(job.models.get()).unwrap();
     assert_eq!(metrics.get::<_, Uuid>("model_id").to_string(), models[0]["model_id"].as_str().unwrap());
-    let told: Value = serde_json::from_str(accepted.metrics.get()).unwrap();
-    assert_eq!((told[0]["score"].as_f64(), &told[0]["model_id"]), (Some(0.75), &models[0]["model_id"]));
+    let metrics: Value = serde_json::from_str(accepted.metrics.get()).unwrap();
+    assert_eq!((metrics[0]["score"].as_f64(), &metrics[0]["model_id"]), (Some(0.75), &models[0]["model_id"]));
 
     let hardware = "SELECT * FROM run_hardware_metrics JOIN system_hardware USING (system_hardware_id)
                       JOIN system_software USING (system_software_id)
@@ -116,7 +109,7 @@ async fn a_result_on_time_completes_the_row_and_everything_is_written() {
 }
 
 #[tokio::test]
-async fn a_run_that_failed_honestly_is_a_result() {
+async fn a_result_of_a_failed_run_is_accepted() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -136,7 +129,7 @@ async fn a_run_that_failed_honestly_is_a_result() {
     assert_eq!((metrics.get("failure_reason"), metrics.get("failure_detail")), ("oom", "at layer 3"));
     let run: String = client.query_one("SELECT run_status FROM runs", &[]).await.unwrap().get(0);
     assert_eq!(run, "failed");
-    // Nothing is known of the machine, so no machine is made up.
+    // The result has no hardware, so no hardware rows are created.
     for table in ["system_hardware", "system_software", "gpu_hardware"] {
         assert_eq!(count(&client, table).await, 0, "{table}");
     }
@@ -146,7 +139,7 @@ async fn a_run_that_failed_honestly_is_a_result() {
 }
 
 #[tokio::test]
-async fn the_same_result_again_is_the_same_receipt() {
+async fn submitting_the_same_result_again_returns_the_same_receipt() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -164,7 +157,7 @@ async fn the_same_result_again_is_the_same_receipt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_same_result_twice_at_once_is_one_submission() {
+async fn the_same_result_submitted_twice_concurrently_is_stored_once() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
@@ -183,7 +176,7 @@ async fn the_same_result_twice_at_once_is_one_submission() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_two_results_at_once_one_is_accepted() {
+async fn one_of_two_concurrent_results_is_accepted() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
@@ -204,108 +197,7 @@ async fn of_two_results_at_once_one_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_lapsed_lease_that_nobody_took_back_is_still_on_time() {
-    let database = Database::create().await;
-    let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
-    fixture::lapsed(&client, &job).await;
-    assert!(!fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
-}
-
-#[tokio::test]
-async fn a_late_result_completes_a_row_that_waits() {
-    let database = Database::create().await;
-    let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
-    reaped(&client, &job).await;
-    let result = fixture::result(&job);
-    let accepted = fixture::submitted(&client, &runner, &job, &result).await.unwrap();
-    assert!(accepted.late && fixture::service_keys().verify_receipt(&accepted.receipt).unwrap().late);
-    let row = row(&client, &job).await;
-    assert_eq!((row.get("status"), row.get::<_, Uuid>("claim_id")), ("COMPLETE", job.claim_id));
-    assert_eq!(count(&client, "past_claims").await, 0);
-    let again = fixture::submitted(&client, &runner, &job, &result).await.unwrap();
-    assert_eq!(again.receipt, accepted.receipt);
-}
-
-#[tokio::test]
-async fn a_late_result_completes_a_row_that_another_holds() {
-    let database = Database::create().await;
-    let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
-    let other = fixture::runner(&client, "other").await;
-    reaped(&client, &job).await;
-    let held = fixture::claimed(&client, &other).await;
-    assert_eq!(held.queue_id, job.queue_id);
-
-    assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
-    let past = client.query_one("SELECT claim_id, ended_by FROM past_claims", &[]).await.unwrap();
-    assert_eq!((past.get::<_, Uuid>("claim_id"), past.get("ended_by")), (held.claim_id, "superseded"));
-    let refused = fixture::submitted(&client, &other, &held, &fixture::result(&held)).await;
-    // The very same result, as it happens: it was accepted, only not from this runner.
-    assert_eq!(refused.unwrap().signer.name, runner.machine.key_id());
-    let mut another = fixture::result(&held);
-    another["provenance"]["seed"] = json!(1);
-    let refused = fixture::submitted(&client, &other, &held, &another).await;
-    assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
-}
-
-#[tokio::test]
-async fn a_late_result_completes_a_row_that_failed() {
-    let database = Database::create().await;
-    let client = database.client().await;
-    let runner = fixture::runner(&client, "bench").await;
-    let mut run = fixture::run();
-    run["max_attempts"] = json!(0);
-    fixture::enqueued(&client, &run).await;
-    let job = fixture::claimed(&client, &runner).await;
-    reaped(&client, &job).await;
-    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "FAILED");
-    assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
-    let row = row(&client, &job).await;
-    assert_eq!((row.get("status"), row.get::<_, Option<&str>>("error_detail")), ("COMPLETE", None));
-}
-
-/// Two runners fell silent one after the other, and both come back with what they have.
-#[tokio::test]
-async fn of_two_late_results_the_first_counts() {
-    let database = Database::create().await;
-    let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
-    let other = fixture::runner(&client, "other").await;
-    reaped(&client, &job).await;
-    let second = fixture::claimed(&client, &other).await;
-    reaped(&client, &second).await;
-    let mut result = fixture::result(&second);
-    result["provenance"]["seed"] = json!(2);
-    assert!(fixture::submitted(&client, &other, &second, &result).await.unwrap().late);
-    let refused = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await;
-    assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_submit_and_the_reaper_at_once_end_complete() {
-    let database = Database::create().await;
-    let (one, other) = (database.client().await, database.client().await);
-    let runner = fixture::runner(&one, "bench").await;
-    for _ in 0..15 {
-        fixture::enqueued(&one, &fixture::run()).await;
-        let job = fixture::claimed(&one, &runner).await;
-        let result = fixture::result(&job);
-        fixture::lapsed(&one, &job).await;
-        let (accepted, _) = tokio::join!(
-            fixture::submitted(&one, &runner, &job, &result),
-            reap(&other, TERMS, Duration::from_secs(5))
-        );
-        let accepted = accepted.unwrap();
-        let receipt = fixture::service_keys().verify_receipt(&accepted.receipt).unwrap();
-        assert_eq!(accepted.late, receipt.late);
-        assert_eq!(row(&one, &job).await.get::<_, &str>("status"), "COMPLETE");
-    }
-}
-
-#[tokio::test]
-async fn a_claim_that_ended_otherwise_entitles_to_nothing() {
+async fn a_result_under_a_released_unknown_or_another_runners_claim_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -317,38 +209,38 @@ async fn a_claim_that_ended_otherwise_entitles_to_nothing() {
     let unknown = Job { claim_id: Uuid::new_v4(), ..job.clone() };
     lost(fixture::submitted(&client, &runner, &unknown, &fixture::result(&job)).await);
 
-    let back = ReleaseRequest { claim_id: job.claim_id, failure: None };
-    release(&client, &runner.authenticated, job.run_id, &back).await.unwrap();
+    let release_request = ReleaseRequest { claim_id: job.claim_id, failure: None };
+    release(&client, &runner.authenticated, job.run_id, &release_request).await.unwrap();
     lost(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await);
-    nothing_is_written(&client).await;
+    assert_nothing_written(&client).await;
 }
 
 #[tokio::test]
-async fn a_cancelled_run_takes_no_result() {
+async fn a_result_of_a_cancelled_run_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
     cancel(&client, &fixture::admin(), job.run_id, None).await.unwrap();
     let refused = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
-    nothing_is_written(&client).await;
+    assert_nothing_written(&client).await;
 }
 
 #[tokio::test]
-async fn a_revoked_key_submits_nothing_until_it_is_allowed_again() {
+async fn a_revoked_key_can_submit_only_after_it_is_allowed_again() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
     revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
     let refused = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await;
     assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
-    nothing_is_written(&client).await;
+    assert_nothing_written(&client).await;
     runner.machine.allow(&client).await;
     assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
 }
 
 #[tokio::test]
-async fn anothers_run_and_anothers_signature_are_refused() {
+async fn a_result_of_another_run_or_with_another_signature_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -370,12 +262,12 @@ async fn anothers_run_and_anothers_signature_are_refused() {
     assert_ne!(tampered, own.get());
     let refused = send(&client, &runner, &job, &RawValue::from_string(tampered).unwrap()).await;
     assert!(matches!(refused, Err(Error::SignatureInvalid(_))), "{refused:?}");
-    nothing_is_written(&client).await;
+    assert_nothing_written(&client).await;
     send(&client, &runner, &job, &own).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_result_that_does_not_fit_is_refused_with_every_field_error() {
+async fn every_invalid_field_of_a_result_is_reported() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::claimed_job(&client).await;
@@ -395,17 +287,17 @@ async fn a_result_that_does_not_fit_is_refused_with_every_field_error() {
     });
     assert_eq!(two.await, ["/result/provenance/seed", "/result/records/1/prompt_id"]);
     assert_eq!(refused(|result| result["run_status"] = json!("failed")).await, ["/result/run_status"]);
-    // A result of this run, but not of this job's models and prompts.
+    // The run is this one, but models and prompts are not the job's.
     let of_another = refused(|result| {
         let text = result.to_string().replace("\"plain\"", "\"fancy\"").replace("\"m\"", "\"n\"");
         *result = serde_json::from_str(&text).unwrap();
     });
     assert_eq!(of_another.await, ["/result/config/models", "/result/config/prompts"]);
-    nothing_is_written(&client).await;
+    assert_nothing_written(&client).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_machine_is_one_row_however_many_submit_at_once() {
+async fn concurrent_submits_store_one_row_per_machine() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut submits = tokio::task::JoinSet::new();
@@ -426,7 +318,7 @@ async fn one_machine_is_one_row_however_many_submit_at_once() {
 }
 
 #[tokio::test]
-async fn on_a_database_with_doubles_the_oldest_is_taken_and_none_added() {
+async fn with_duplicate_hardware_rows_the_oldest_equal_row_is_used() {
     let database = Database::create().await;
     let client = database.client().await;
     client
@@ -445,7 +337,7 @@ async fn on_a_database_with_doubles_the_oldest_is_taken_and_none_added() {
     let (runner, job) = fixture::claimed_job(&client).await;
     fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     let row = client.query_one("SELECT * FROM run_hardware_metrics", &[]).await.unwrap();
-    // The first of all names a motherboard, which is more than the result says.
+    // Row 1 has a motherboard, which the result does not state, so it is not equal.
     assert_eq!(row.get::<_, i32>("system_hardware_id"), 2);
     assert_eq!((row.get("system_software_id"), row.get("gpu_hardware_id")), (1, 1));
     assert_eq!((count(&client, "system_hardware").await, count(&client, "gpu_hardware").await), (4, 3));
@@ -469,7 +361,7 @@ fn with_a_failed_cell(mut result: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_split_run_is_as_good_as_its_worst_row_and_keeps_every_rows_metrics() {
+async fn a_split_runs_status_is_its_worst_rows_and_all_metrics_are_kept() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -491,7 +383,7 @@ async fn a_split_run_is_as_good_as_its_worst_row_and_keeps_every_rows_metrics() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn rows_of_a_run_that_complete_at_once_see_each_other() {
+async fn rows_of_a_run_completed_concurrently_give_the_worst_status() {
     let database = Database::create().await;
     let client = database.client().await;
     let clients = [database.client().await, database.client().await, database.client().await];
@@ -515,9 +407,9 @@ async fn rows_of_a_run_that_complete_at_once_see_each_other() {
     }
 }
 
-/// The database cannot say which of its ids a foreign row's result means: the evidence is kept.
+/// A row inserted by a foreign tool has no job, so the result's ids cannot be mapped to the database's.
 #[tokio::test]
-async fn a_result_of_a_row_without_a_job_keeps_evidence_and_hardware() {
+async fn a_result_of_a_row_without_a_job_is_stored_without_model_metrics() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -530,9 +422,9 @@ async fn a_result_of_a_row_without_a_job_keeps_evidence_and_hardware() {
     assert_eq!(count(&client, "submission_files").await, 1);
 }
 
-/// The harness's own files, unchanged, by the runner that signed them.
+/// The envelopes are the harness's files, unchanged.
 #[tokio::test]
-async fn the_harnesss_own_envelopes_are_accepted() {
+async fn envelopes_signed_by_the_harness_are_accepted() {
     let database = Database::create().await;
     let client = database.client().await;
     let seed = include_str!("../fixtures/runner_key.seed").trim();

@@ -1,4 +1,4 @@
-//! The machine a run was made on.
+//! The `hardware` member of a result: the machine on which the run was made.
 
 use std::ops::RangeInclusive;
 
@@ -9,49 +9,49 @@ use crate::field_error::FieldErrors;
 
 const WATTS_OR_GIGABYTES: RangeInclusive<f64> = 0.0..=1e9;
 
-/// The machine a run was made on. Anything may be unknown.
+/// The machine on which a run was made. Every value may be unknown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Hardware {
     /// Processor and memory.
     pub system: SystemHardware,
     /// Operating system and driver.
     pub software: SystemSoftware,
-    /// The graphics card; none when the harness could not name it.
+    /// The graphics card; `None` if the harness could not identify it.
     pub gpu: Option<GpuHardware>,
-    /// The card's power limit in watts.
+    /// The card's power limit, in watts.
     pub power_limit_w: Option<f64>,
 }
 
-/// Processor and memory, as a row of `system_hardware` has them.
+/// Processor and memory: a row of `system_hardware`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SystemHardware {
-    /// The processor's own name.
+    /// The processor's model name.
     pub cpu_model: Option<String>,
     /// Physical cores.
     pub cpu_cores: Option<i32>,
     /// Logical cores.
     pub cpu_threads: Option<i32>,
-    /// Memory in GB.
+    /// Memory, in GB.
     pub ram_gb: Option<f64>,
 }
 
-/// Operating system and driver, as a row of `system_software` has them.
+/// Operating system and driver: a row of `system_software`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SystemSoftware {
-    /// `Linux`, for one.
+    /// Name of the operating system, for example `Linux`.
     pub os_name: Option<String>,
-    /// The kernel's or system's version text.
+    /// Version of the kernel or operating system.
     pub os_version: Option<String>,
-    /// The graphics driver's version.
+    /// Version of the graphics driver.
     pub driver_version: Option<String>,
 }
 
-/// A graphics card, as a row of `gpu_hardware` has it.
+/// A graphics card: a row of `gpu_hardware`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GpuHardware {
-    /// The card's own name; never empty.
+    /// The card's model name; never empty.
     pub gpu_model: String,
-    /// Its memory in MB, to the nearest.
+    /// Graphics memory, in MB, rounded to the nearest integer.
     pub vram_mb: Option<i32>,
 }
 

@@ -1,4 +1,4 @@
-//! Reads single members of a result, as received: each reader reports what is wrong under the member's pointer.
+//! Readers for single members of a result. Each reports an invalid value with the member's pointer.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 use super::{FailureCode, RunStatus};
 use crate::field_error::{FieldErrors, quote};
 
-/// The range of PostgreSQL's `integer`, from 0.
+/// The non-negative range of PostgreSQL's `integer`.
 pub(super) const DATABASE_INTEGER: RangeInclusive<f64> = 0.0..=i32::MAX as f64;
 pub(super) const ANY_NUMBER: RangeInclusive<f64> = f64::MIN..=f64::MAX;
 
-/// A member's value as received; none when absent or `null`.
+/// A member's value as received; `None` if absent or `null`.
 pub(super) type Raw<'a> = Option<&'a RawValue>;
 
-/// A member's place. Put together only when there is a fault to tell: a result has many members.
+/// A member's parent pointer and name, formatted only if there is an error: a result has many members.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a>(pub(super) &'a str, pub(super) &'static str);
 
@@ -28,17 +28,17 @@ impl At<'_> {
     }
 }
 
-/// The members of an object, as received; only something else than an object is a fault.
+/// Reads the members of an object as received.
 pub(super) fn object<'a, T: Deserialize<'a>>(
     text: &'a str,
     pointer: &str,
     errors: &mut FieldErrors,
 ) -> Option<T> {
-    // serde reads a struct from an array too, by position.
+    // serde would also deserialize a struct from an array, by position.
     let is_object = text.trim_start().starts_with('{');
     let members = is_object.then(|| serde_json::from_str(text).ok()).flatten();
     if members.is_none() {
-        errors.push(pointer, "must be an object");
+        errors.push(pointer, "must be a JSON object");
     }
     members
 }
@@ -54,8 +54,8 @@ pub(super) fn required_object<'a, T: Deserialize<'a>>(
     object(raw?.get(), pointer, errors)
 }
 
-/// Hands each element of a list over with its place, one after the other: a list of any length is
-/// never held as a whole. Gives the length; a list that is missing or none is a fault.
+/// Calls `element` with each element of a required list and its pointer, and returns the list's length. Streams
+/// the elements, so that memory does not grow with the length.
 pub(super) fn each<'a>(
     list: Raw<'a>,
     pointer: &str,
@@ -91,23 +91,25 @@ pub(super) fn each<'a>(
     length
 }
 
+/// Reads an optional string.
 pub(super) fn text(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -> Option<String> {
     let text = serde_json::from_str(raw?.get()).ok();
     if text.is_none() {
-        errors.push(at.pointer(), "must be text");
+        errors.push(at.pointer(), "must be a string");
     }
     text
 }
 
-/// Text that goes into a column of its own. Postgres keeps no U+0000 in text.
+/// Reads an optional string that is stored in a `text` column, which cannot hold U+0000.
 pub(super) fn storable_text(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -> Option<String> {
     let text = text(raw, at, errors)?;
     if text.contains('\0') {
-        errors.push(at.pointer(), "must not contain U+0000");
+        errors.push(at.pointer(), "must not contain U+0000, which the database cannot store");
     }
     Some(text)
 }
 
+/// Reads a required string that is stored in a `text` column and must not be empty.
 pub(super) fn required_text(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -> Option<String> {
     if raw.is_none() {
         errors.push(at.pointer(), "is required");
@@ -120,7 +122,7 @@ pub(super) fn required_text(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) 
     Some(text)
 }
 
-/// A number, integer or float alike: the harness writes both for one member.
+/// Reads an optional number. Accepts integers and floats, because the harness writes both for the same member.
 pub(super) fn number(
     raw: Raw<'_>,
     at: At<'_>,
@@ -128,14 +130,14 @@ pub(super) fn number(
     errors: &mut FieldErrors,
 ) -> Option<f64> {
     let spelling = raw?.get();
-    // The standard library's reading is exact; what else it reads (`inf`) is no JSON.
+    // `f64::from_str` is exactly rounded. It also accepts `inf` and `nan`, which a JSON text cannot contain.
     let number = spelling.parse::<f64>().ok();
     match number {
         Some(number) if range.contains(&number) => return number.into(),
         Some(_) if range == ANY_NUMBER => errors.push(at.pointer(), "must be a finite number"),
         Some(_) => {
-            let (least, most) = range.into_inner();
-            errors.push(at.pointer(), format!("must be at least {least} and at most {most}"));
+            let (min, max) = range.into_inner();
+            errors.push(at.pointer(), format!("must be a number from {min} to {max}"));
         }
         None => errors.push(at.pointer(), "must be a number"),
     }
@@ -145,18 +147,18 @@ pub(super) fn number(
 pub(super) fn status(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -> Option<RunStatus> {
     let status = serde_json::from_str(raw?.get()).ok();
     if status.is_none() {
-        errors.push(at.pointer(), "must be complete, incomplete or failed");
+        errors.push(at.pointer(), "must be `complete`, `incomplete` or `failed`");
     }
     status
 }
 
-/// A failure code; empty text is none, as it is in Python.
+/// Reads an optional failure code. An empty string counts as absent, because it is falsy in the harness.
 pub(super) fn failure_code(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -> Option<FailureCode> {
     let word = text(raw, at, errors).filter(|word| !word.is_empty())?;
-    let code = FailureCode::from_word(&word);
+    let code = FailureCode::parse(&word);
     if code.is_none() {
         let known = FailureCode::ALL.map(FailureCode::as_str).join(", ");
-        errors.push(at.pointer(), format!("{} is none of {known}", quote(&word)));
+        errors.push(at.pointer(), format!("is {}; must be one of {known}", quote(&word)));
     }
     code
 }

@@ -1,11 +1,10 @@
-//! What the harness reports of a run, read into a form that can be relied on.
+//! Parses and validates the harness's result of a run.
 //!
-//! A result says its scores twice: in the records, cell by cell, and in `model_scores` and
-//! `run_status`. The records count. Scores and status are computed from them again, and a result that
-//! disagrees with itself is refused.
+//! A result states its scores twice: per cell in the records, and in `model_scores` and `run_status`. Scores and
+//! status are recomputed from the records, and a result whose stated scores differ is refused.
 //!
-//! Members the harness adds in future are let through: only what is used here is checked. `null` and
-//! an absent member mean the same.
+//! Only the members used here are validated, so that results of newer harness versions with more members are
+//! accepted. `null` means the same as an absent member.
 
 mod hardware;
 mod members;
@@ -17,7 +16,7 @@ pub use hardware::{GpuHardware, Hardware, SystemHardware, SystemSoftware};
 pub use outcome::{FailureCode, RunStatus};
 pub(crate) use records::{Cell, Record};
 pub use scores::ModelScore;
-pub(crate) use scores::dominant;
+pub(crate) use scores::dominant_code;
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,9 +28,9 @@ use crate::results::canonical_json::CanonicalJson;
 use hardware::read_hardware;
 use members::{At, Raw, each, object, required_object, required_text, status};
 use records::read_records;
-use scores::{compare_scores, differs, read_model_scores, score_models};
+use scores::{compare_scores, push_difference, read_model_scores, score_models};
 
-/// A valid result of one run. Only [`RunResult::parse`] and [`RunResult::read`] make one.
+/// A valid result of one run. Only [`RunResult::parse`] and [`RunResult::from_canonical`] create one.
 #[derive(Debug)]
 pub struct RunResult {
     run_id: String,
@@ -47,23 +46,24 @@ pub struct RunResult {
 }
 
 impl RunResult {
-    /// Reads a result, the JSON text that was signed.
+    /// Parses a result, the signed JSON text.
     ///
     /// # Errors
     ///
-    /// Everything that does not fit, with RFC 6901 pointers into the result; at most
-    /// [`FieldErrors::LIMIT`] faults and the number of the others. A text with no canonical form (see
-    /// [`crate::results::canonical_json`]: duplicate keys, lone surrogates and the like) is one fault.
+    /// Every field error, with pointers into the result: the first [`FieldErrors::LIMIT`] and the number of the
+    /// others. A text without a canonical form ([`crate::results::canonical_json`]) is a single error.
     pub fn parse(text: &str) -> Result<Self, Vec<FieldError>> {
-        Self::read(CanonicalJson::of(text).map_err(|why| vec![FieldError::new("", why.to_string())])?)
+        Self::from_canonical(
+            CanonicalJson::parse(text).map_err(|why| vec![FieldError::new("", why.to_string())])?,
+        )
     }
 
-    /// The same for a text that is known to have a canonical form.
+    /// Parses a text that is known to have a canonical form.
     ///
     /// # Errors
     ///
     /// As [`RunResult::parse`].
-    pub fn read(text: CanonicalJson<'_>) -> Result<Self, Vec<FieldError>> {
+    pub fn from_canonical(text: CanonicalJson<'_>) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         match read_result(text.as_str(), &mut errors) {
             Some(result) if errors.is_empty() => Ok(result),
@@ -71,47 +71,47 @@ impl RunResult {
         }
     }
 
-    /// The run's id as signed: `run.name` of the harness's configuration.
+    /// Returns the signed run id: `run.name` of the harness's configuration.
     pub fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// The harness's commit (`provenance.git.sha`), the version of the prompts used.
+    /// Returns the harness's commit (`provenance.git.sha`), which is the version of the prompts.
     pub fn git_sha(&self) -> &str {
         &self.git_sha
     }
 
-    /// The digest of the configuration (`provenance.config_hash`).
+    /// Returns the digest of the configuration (`provenance.config_hash`).
     pub fn config_hash(&self) -> &str {
         &self.config_hash
     }
 
-    /// The models' ids, in the order of the configuration.
+    /// Returns the models' ids, in the order of the configuration.
     pub fn model_ids(&self) -> &[String] {
         &self.model_ids
     }
 
-    /// The prompts' ids, in the order of the configuration.
+    /// Returns the prompts' ids, in the order of the configuration.
     pub fn prompt_ids(&self) -> &[String] {
         &self.prompt_ids
     }
 
-    /// How many tasks each model was to do with each prompt; at least 1.
+    /// Returns the number of tasks for each model and prompt, at least 1.
     pub fn task_count(&self) -> usize {
         self.task_count
     }
 
-    /// The machine, as the harness saw it.
+    /// Returns the machine as detected by the harness.
     pub fn hardware(&self) -> &Hardware {
         &self.hardware
     }
 
-    /// The models' scores, in the order of [`RunResult::model_ids`].
+    /// Returns the models' scores, in the order of [`RunResult::model_ids`].
     pub fn scores(&self) -> &[ModelScore] {
         &self.scores
     }
 
-    /// The worst of the models' statuses.
+    /// Returns the worst of the models' statuses.
     pub fn status(&self) -> RunStatus {
         self.status
     }
@@ -152,18 +152,18 @@ fn read_result(text: &str, errors: &mut FieldErrors) -> Option<RunResult> {
     let stated_status = status(members.run_status, At("", "run_status"), errors);
     let (model_ids, prompt_ids) = read_config(members.config, errors);
     let provenance = read_provenance(members.provenance, errors);
-    read_identified(members.model_metadata, "/model_metadata", Gguf::Required, errors);
-    let tasks = read_identified(members.tasks, "/tasks", Gguf::Ignored, errors);
+    read_ids(members.model_metadata, "/model_metadata", Gguf::Required, errors);
+    let tasks = read_ids(members.tasks, "/tasks", Gguf::Ignored, errors);
     let hardware = read_hardware(members.hardware, errors);
 
     let axes = Axes { tasks: index(&tasks), prompts: index(&prompt_ids), models: index(&model_ids) };
     let records = read_records(members.records, &axes, errors);
     if records.is_empty() && stated_status != Some(RunStatus::Failed) {
-        errors.push("/records", "must not be empty, unless run_status is failed");
+        errors.push("/records", "must not be empty, unless `run_status` is `failed`");
     }
     let stated_scores = read_model_scores(members.model_scores, &axes, errors);
     if !errors.is_empty() {
-        // Scores of cells that could not be read would differ for that reason alone.
+        // Scores computed from an incomplete set of cells would add misleading errors.
         return None;
     }
 
@@ -171,7 +171,7 @@ fn read_result(text: &str, errors: &mut FieldErrors) -> Option<RunResult> {
     compare_scores(&stated_scores, &scores, &model_ids, errors);
     let worst = scores.iter().map(|score| score.status).max()?;
     if let Some(stated) = stated_status.filter(|stated| *stated != worst) {
-        differs("/run_status".to_owned(), stated.as_str(), worst.as_str(), errors);
+        push_difference("/run_status".to_owned(), stated.as_str(), worst.as_str(), errors);
     }
     let Provenance { git_sha, config_hash } = provenance?;
     Some(RunResult {
@@ -199,8 +199,8 @@ fn read_config(config: Raw<'_>, errors: &mut FieldErrors) -> (Vec<String>, Vec<S
     let Some(config) = required_object::<Config<'_>>(config, "/config", errors) else {
         return Default::default();
     };
-    let models = read_identified(config.models, "/config/models", Gguf::Required, errors);
-    let prompts = read_identified(config.prompts, "/config/prompts", Gguf::Ignored, errors);
+    let models = read_ids(config.models, "/config/models", Gguf::Required, errors);
+    let prompts = read_ids(config.prompts, "/config/prompts", Gguf::Ignored, errors);
     (models, prompts)
 }
 
@@ -227,7 +227,7 @@ fn read_provenance(provenance: Raw<'_>, errors: &mut FieldErrors) -> Option<Prov
     let members: Members<'_> = required_object(provenance, "/provenance", errors)?;
     let config_hash = required_text(members.config_hash, At("/provenance", "config_hash"), errors);
     if members.seed.is_none() {
-        errors.push("/provenance/seed", "is required (0 is a seed, null is none)");
+        errors.push("/provenance/seed", "is required; 0 is a valid seed, null is not");
     }
     let git: Option<Git<'_>> = required_object(members.git, "/provenance/git", errors);
     let git_sha = required_text(git?.sha, At("/provenance/git", "sha"), errors);
@@ -240,19 +240,19 @@ enum Gguf {
     Ignored,
 }
 
-/// The ids of a list that must have an entry, in order. No id may stand in it twice.
-fn read_identified(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldErrors) -> Vec<String> {
+/// Reads the ids of a list's entries, in order. The list must not be empty, and its ids must be unique.
+fn read_ids(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldErrors) -> Vec<String> {
     #[derive(Deserialize)]
-    struct Identified<'a> {
+    struct Entry<'a> {
         #[serde(borrow)]
         id: Raw<'a>,
         #[serde(borrow)]
         gguf: Raw<'a>,
     }
     let mut ids = Vec::new();
-    let mut seen = HashSet::new();
+    let mut unique = HashSet::new();
     let length = each(list, pointer, errors, |entry, pointer, errors| {
-        let Some(entry) = object::<Identified<'_>>(entry.get(), pointer, errors) else {
+        let Some(entry) = object::<Entry<'_>>(entry.get(), pointer, errors) else {
             return;
         };
         if gguf == Gguf::Required {
@@ -261,8 +261,8 @@ fn read_identified(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldE
         let Some(id) = required_text(entry.id, At(pointer, "id"), errors) else {
             return;
         };
-        if !seen.insert(id.clone()) {
-            errors.push(format!("{pointer}/id"), format!("{} stands in the list twice", quote(&id)));
+        if !unique.insert(id.clone()) {
+            errors.push(format!("{pointer}/id"), format!("{} is used twice; ids must be unique", quote(&id)));
         }
         ids.push(id);
     });
@@ -272,7 +272,7 @@ fn read_identified(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldE
     ids
 }
 
-/// Where each task, prompt and model of the run stands in its list.
+/// The index of each task, prompt and model of the run in its list.
 struct Axes<'a> {
     tasks: HashMap<&'a str, usize>,
     prompts: HashMap<&'a str, usize>,

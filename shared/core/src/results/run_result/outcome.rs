@@ -1,8 +1,8 @@
-//! How a run, a model in it or a single cell ended, in the harness's words.
+//! The harness's statuses and failure codes.
 
 use serde::{Deserialize, Serialize};
 
-/// How far a run, or one model in it, got. In order from best to worst.
+/// Status of a run or of one of its models, ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
@@ -15,7 +15,7 @@ pub enum RunStatus {
 }
 
 impl RunStatus {
-    /// The harness's word for it, as `runs.run_status` has it.
+    /// Returns the harness's name of the status, as stored in `runs.run_status`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -25,10 +25,10 @@ impl RunStatus {
     }
 }
 
-/// Why a cell, or an attempt at a run, came to nothing.
+/// Why a cell, or an attempt at a run, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the harness's own words")]
+#[expect(missing_docs, reason = "the names are the harness's")]
 pub enum FailureCode {
     Timeout,
     Refusal,
@@ -42,7 +42,7 @@ pub enum FailureCode {
 }
 
 impl FailureCode {
-    /// All the codes the harness knows.
+    /// Every failure code of the harness.
     pub const ALL: [Self; 9] = [
         Self::Timeout,
         Self::Refusal,
@@ -55,7 +55,7 @@ impl FailureCode {
         Self::Unknown,
     ];
 
-    /// The harness's word for it.
+    /// Returns the harness's name of the code.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
@@ -70,7 +70,7 @@ impl FailureCode {
         }
     }
 
-    pub(super) fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|code| code.as_str() == word)
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == name)
     }
 }

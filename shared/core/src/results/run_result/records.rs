@@ -1,4 +1,4 @@
-//! The records of a result: one per cell, task × prompt × model.
+//! The `records` member of a result: one record per cell, which is a task × prompt × model.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -12,11 +12,11 @@ use super::members::{
 use super::{Axes, FailureCode};
 use crate::field_error::{FieldErrors, quote};
 
-/// Upper bounds that no machine reaches; they keep the products and sums of the metrics finite.
+/// Upper bounds above any real machine, which keep the products and sums of the metrics finite.
 const TOKENS_PER_SECOND: RangeInclusive<f64> = 0.0..=1e9;
 const FLOPS_PER_TOKEN: RangeInclusive<f64> = 0.0..=1e21;
 
-/// One record: what was measured, and the main cell it belongs to unless it is of the floor suite.
+/// One record: its measurements, and its cell of the main tier. A record of the floor suite has no cell.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) cell: Option<Cell>,
@@ -25,7 +25,7 @@ pub(crate) struct Record {
     pub(crate) flops_per_token: Option<f64>,
 }
 
-/// One cell of the main tier, task × prompt × model.
+/// One cell of the main tier: task × prompt × model.
 #[derive(Debug)]
 pub(crate) struct Cell {
     task: usize,
@@ -33,30 +33,31 @@ pub(crate) struct Cell {
     pub(crate) prompt: usize,
     /// Index into [`RunResult::model_ids`].
     pub(crate) model: usize,
-    /// The score in [0, 1] if the cell was attempted, which neither a failure code nor an error was.
+    /// The score in [0, 1]; `None` if the cell was not attempted, that is, has a failure code or an error.
     pub(crate) score: Option<f64>,
     pub(crate) failure_code: Option<FailureCode>,
     pub(crate) failure_detail: Option<String>,
 }
 
+/// Reads the valid records, and reports the invalid ones.
 pub(super) fn read_records(records: Raw<'_>, axes: &Axes<'_>, errors: &mut FieldErrors) -> Vec<Record> {
-    let mut read = Vec::new();
-    let mut seen = HashSet::new();
-    let mut one = |record: &RawValue, pointer: &str, errors: &mut FieldErrors| {
+    let mut accepted = Vec::new();
+    let mut cells = HashSet::new();
+    let mut read_one = |record: &RawValue, pointer: &str, errors: &mut FieldErrors| {
         let Some(record) = read_record(record, axes, pointer, errors) else {
             return;
         };
         if let Some(Cell { task, prompt, model, .. }) = record.cell
-            && !seen.insert((task, prompt, model))
+            && !cells.insert((task, prompt, model))
         {
-            errors.push(pointer, "this task, prompt and model have a record already");
+            errors.push(pointer, "must be the only record of its task, prompt and model");
         }
-        read.push(record);
+        accepted.push(record);
     };
     if records.is_some() {
-        each(records, "/records", errors, &mut one);
+        each(records, "/records", errors, &mut read_one);
     }
-    read
+    accepted
 }
 
 #[derive(Deserialize)]
@@ -109,7 +110,7 @@ fn read_record(
 ) -> Option<Record> {
     let members: RecordMembers<'_> = object(record.get(), pointer, errors)?;
     let at = |name| At(pointer, name);
-    // Not used for any score or metric, but what is there must be what it is called.
+    // No score or metric uses these members, but each must be a number if present.
     for (name, raw) in [
         ("prompt_tokens", members.prompt_tokens),
         ("completion_tokens", members.completion_tokens),
@@ -135,7 +136,8 @@ fn read_record(
     })
 }
 
-/// The record's main cell; none for the floor suite, whose tasks and prompt the run does not list.
+/// Reads the record's cell. Returns `None` for a record of the floor suite, whose task and prompt are not in the
+/// run's lists.
 fn read_cell(
     members: &RecordMembers<'_>,
     axes: &Axes<'_>,
@@ -156,7 +158,7 @@ fn read_cell(
         None | Some("main") => {}
         Some("dumb_model") => return None,
         Some(other) => {
-            errors.push(at("tier").pointer(), format!("{} is neither main nor dumb_model", quote(other)));
+            errors.push(at("tier").pointer(), format!("is {}; must be `main` or `dumb_model`", quote(other)));
             return None;
         }
     }
@@ -174,13 +176,14 @@ fn read_cell(
     })
 }
 
-/// The score of an attempted cell: a heuristic outside [0, 1] does not count, and then the judge's
-/// 1 to 5 does.
+/// Computes the score of an attempted cell: the heuristic if it is within [0, 1], otherwise the judge's score of 1
+/// to 5 scaled to [0, 1], otherwise 0.
 fn cell_score(quality: Option<f64>, judged: Option<f64>) -> f64 {
     let judged = || judged.map(|score| ((score - 1.0) / 4.0).clamp(0.0, 1.0));
     quality.filter(|quality| (0.0..=1.0).contains(quality)).or_else(judged).unwrap_or(0.0)
 }
 
+/// Returns the index of an id in its list, and reports an unknown id.
 pub(super) fn position(
     id: Option<String>,
     known: &HashMap<&str, usize>,
@@ -188,11 +191,11 @@ pub(super) fn position(
     list: &str,
     errors: &mut FieldErrors,
 ) -> Option<usize> {
-    // A list that is missing or empty is a fault already, and would be one again in every record.
+    // A missing or empty list is reported once already, and not again for every record.
     let id = id.filter(|_| !known.is_empty())?;
     let position = known.get(id.as_str()).copied();
     if position.is_none() {
-        errors.push(at.pointer(), format!("{} is not in {list}", quote(&id)));
+        errors.push(at.pointer(), format!("is {}, which is not in `{list}`", quote(&id)));
     }
     position
 }

@@ -1,4 +1,4 @@
-//! Scores computed from the records, and compared with those the result states.
+//! Computes scores from the records, and compares them with the scores that the result states.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,23 +11,23 @@ use super::records::{Cell, Record, position};
 use super::{Axes, FailureCode, RunStatus};
 use crate::field_error::{FieldErrors, quote};
 
-/// How far a stated score may be from the recomputed one: sums of floats depend on their order.
+/// Accepted difference between a stated and a recomputed score: a sum of floats depends on their order.
 const SCORE_TOLERANCE: f64 = 1e-9;
 
 /// A model's score over the main tier, computed from the records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelScore {
-    /// How far the model got.
+    /// Whether all, some or none of the cells were attempted.
     pub status: RunStatus,
-    /// Tasks × prompts of the run.
+    /// Number of cells: tasks × prompts of the run.
     pub cells_total: usize,
-    /// Cells with a record that has neither failure code nor error.
+    /// Number of cells whose record has neither failure code nor error.
     pub cells_attempted: usize,
     /// Attempted ÷ total.
     pub completeness: f64,
     /// Sum of the attempted cells' scores ÷ total.
     pub partial_score: f64,
-    /// The most frequent failure code; the first seen wins a tie.
+    /// The most frequent failure code; the earliest one breaks a tie.
     pub dominant_failure_code: Option<FailureCode>,
 }
 
@@ -39,7 +39,8 @@ pub(super) fn score_models(records: &[Record], models: usize, cells_total: usize
     cells.iter().map(|cells| score_model(cells, cells_total)).collect()
 }
 
-/// A model with a load failure is never complete: a cell with a failure code is not attempted.
+/// Computes a model's score. A cell with a failure code is not attempted, so a model with a load failure is never
+/// complete.
 fn score_model(cells: &[&Cell], cells_total: usize) -> ModelScore {
     let scores = cells.iter().filter_map(|cell| cell.score);
     let cells_attempted = scores.clone().count();
@@ -53,15 +54,15 @@ fn score_model(cells: &[&Cell], cells_total: usize) -> ModelScore {
         cells_attempted,
         completeness: cells_attempted as f64 / cells_total as f64,
         partial_score: scores.sum::<f64>() / cells_total as f64,
-        dominant_failure_code: dominant(cells.iter().filter_map(|cell| cell.failure_code)),
+        dominant_failure_code: dominant_code(cells.iter().filter_map(|cell| cell.failure_code)),
     }
 }
 
-/// The most frequent code; the first seen wins a tie.
-pub(crate) fn dominant(codes: impl Iterator<Item = FailureCode>) -> Option<FailureCode> {
+/// Returns the most frequent code; the earliest one breaks a tie.
+pub(crate) fn dominant_code(codes: impl Iterator<Item = FailureCode>) -> Option<FailureCode> {
     let mut counts: Vec<(FailureCode, usize)> = Vec::new();
     for code in codes {
-        match counts.iter_mut().find(|(seen, _)| *seen == code) {
+        match counts.iter_mut().find(|(counted, _)| *counted == code) {
             Some((_, count)) => *count += 1,
             None => counts.push((code, 1)),
         }
@@ -70,7 +71,7 @@ pub(crate) fn dominant(codes: impl Iterator<Item = FailureCode>) -> Option<Failu
     counts.into_iter().find(|(_, count)| *count == most).map(|(code, _)| code)
 }
 
-/// What a result says of one model's score. A figure it does not give cannot disagree.
+/// The stated score of one model. Members that the result leaves out are not compared.
 pub(super) struct StatedScore {
     model: usize,
     status: Option<RunStatus>,
@@ -78,12 +79,12 @@ pub(super) struct StatedScore {
     cells_attempted: Option<f64>,
     completeness: Option<f64>,
     partial_score: Option<f64>,
-    /// Stated as `null` means that no cell failed with a code, which is a claim too.
+    /// `Some(None)` is an explicit `null`, which states that no cell has a failure code.
     dominant_failure_code: Option<Option<FailureCode>>,
 }
 
-/// The stated scores. `cells_failed` and the floor suite's figures are left alone: how the harness
-/// counts cells without a record as failed, and which floor cells have passed, is not written down.
+/// Reads the stated scores. Ignores `cells_failed` and the floor suite's numbers, because the harness documents
+/// neither how it counts cells without a record as failed nor when a floor cell has passed.
 pub(super) fn read_model_scores(
     scores: Raw<'_>,
     axes: &Axes<'_>,
@@ -91,13 +92,13 @@ pub(super) fn read_model_scores(
 ) -> Option<Vec<StatedScore>> {
     scores?;
     let mut stated = Vec::new();
-    let mut seen = HashSet::new();
+    let mut models = HashSet::new();
     each(scores, "/model_scores", errors, |score, pointer, errors| {
         let Some(score) = read_model_score(score, axes, pointer, errors) else {
             return;
         };
-        if !seen.insert(score.model) {
-            errors.push(format!("{pointer}/model_id"), "this model has a score already");
+        if !models.insert(score.model) {
+            errors.push(format!("{pointer}/model_id"), "must be the only score of its model");
         }
         stated.push(score);
     });
@@ -124,7 +125,7 @@ fn read_model_score(
         completeness: Raw<'a>,
         #[serde(borrow)]
         partial_score: Raw<'a>,
-        #[serde(borrow, default, deserialize_with = "stated")]
+        #[serde(borrow, default, deserialize_with = "explicit_null")]
         dominant_failure_code: Option<&'a RawValue>,
     }
     let members: Members<'_> = object(score.get(), pointer, errors)?;
@@ -148,8 +149,8 @@ fn read_model_score(
     })
 }
 
-/// A value that is there, be it `null`.
-fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Raw<'de>, D::Error> {
+/// Deserializes a present member, keeping an explicit `null` apart from an absent member.
+fn explicit_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Raw<'de>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -165,7 +166,7 @@ pub(super) fn compare_scores(
     }
     let scored: HashSet<usize> = stated.iter().map(|score| score.model).collect();
     for (_, id) in model_ids.iter().enumerate().filter(|(model, _)| !scored.contains(model)) {
-        errors.push("/model_scores", format!("has no score of model {}", quote(id)));
+        errors.push("/model_scores", format!("must contain a score of model {}", quote(id)));
     }
 }
 
@@ -177,20 +178,26 @@ fn compare_score(stated: &StatedScore, score: &ModelScore, pointer: &str, errors
         ("partial_score", stated.partial_score, score.partial_score),
     ] {
         if let Some(stated) = stated.filter(|stated| (stated - recomputed).abs() > SCORE_TOLERANCE) {
-            differs(format!("{pointer}/{name}"), stated, recomputed, errors);
+            push_difference(format!("{pointer}/{name}"), stated, recomputed, errors);
         }
     }
     if let Some(stated) = stated.status.filter(|stated| *stated != score.status) {
-        differs(format!("{pointer}/status"), stated.as_str(), score.status.as_str(), errors);
+        push_difference(format!("{pointer}/status"), stated.as_str(), score.status.as_str(), errors);
     }
     let recomputed = score.dominant_failure_code;
     if let Some(stated) = stated.dominant_failure_code.filter(|stated| *stated != recomputed) {
-        let word = |code: Option<FailureCode>| code.map_or("null", FailureCode::as_str);
+        let name = |code: Option<FailureCode>| code.map_or("null", FailureCode::as_str);
         let pointer = format!("{pointer}/dominant_failure_code");
-        differs(pointer, word(stated), word(recomputed), errors);
+        push_difference(pointer, name(stated), name(recomputed), errors);
     }
 }
 
-pub(super) fn differs<T: fmt::Display>(pointer: String, stated: T, recomputed: T, errors: &mut FieldErrors) {
-    errors.push(pointer, format!("is {stated}, recomputed {recomputed}"));
+/// Reports a stated value that differs from the recomputed one.
+pub(super) fn push_difference<T: fmt::Display>(
+    pointer: String,
+    stated: T,
+    recomputed: T,
+    errors: &mut FieldErrors,
+) {
+    errors.push(pointer, format!("is {stated}, but the records give {recomputed}"));
 }
