@@ -262,6 +262,8 @@ CREATE TABLE audit_log (
     detail   jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX audit_log_at_idx ON audit_log (at);
+-- The refusals of the last hour, at most about 100: register.sql counts them at every registration it refuses.
+CREATE INDEX audit_log_refused_key_idx ON audit_log (at) WHERE action = 'register.key_not_allowed';
 
 CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

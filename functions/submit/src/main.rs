@@ -11,6 +11,7 @@ mod trusted_root;
 
 use bakeoff_core::audit::submission_refused;
 use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, submit, verify_envelope};
+use bakeoff_core::runners::allowlist::check_runner;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::telemetry::Metric;
@@ -25,6 +26,8 @@ async fn main() -> std::result::Result<(), lambda_http::Error> {
 
 async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
+    // A body may take a second to verify and a refusal is written to the audit log: neither for a revoked key.
+    check_runner(&client, &runner).await?;
     let run_id = request.run_id()?;
     let body = request.body()?;
     let submitted = parse_body(&body, SubmitRequest::parse)?;

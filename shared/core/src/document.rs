@@ -3,7 +3,7 @@
 //! All errors are collected so that a caller corrects a request in one round. Unknown fields are refused,
 //! because a misspelt optional field would otherwise be ignored without notice.
 
-use crate::field_error::{FieldErrors, quote};
+use crate::field_error::{FieldErrors, pointer_token, quote};
 use crate::results::canonical_json::CanonicalForm;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -67,9 +67,10 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Returns the JSON Pointer of a field.
+    /// Returns the JSON Pointer of a field. A long name is truncated: a response that repeats a name of
+    /// several MB is over Lambda's limit, and the caller gets a 502 instead of the refusal.
     pub fn pointer(&self, name: &str) -> String {
-        format!("{}/{}", self.pointer, name.replace('~', "~0").replace('/', "~1"))
+        format!("{}/{}", self.pointer, pointer_token(name))
     }
 
     /// Takes a field's text as received. An explicit `null` counts as absent.
@@ -121,11 +122,15 @@ impl<'a> Object<'a> {
         self.required_value(name, "a UUID", errors)
     }
 
-    /// Takes an optional field of any JSON type for a `jsonb` column. Refuses U+0000, which `jsonb` cannot
-    /// store.
+    /// Takes an optional field of any JSON type for a `jsonb` column. Refuses a duplicate name at any depth,
+    /// of which `jsonb` would keep the last, and U+0000, which it cannot store.
     pub(crate) fn json(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<serde_json::Value> {
         let pointer = self.pointer(name);
         let value = self.raw(name)?;
+        if let Err(refused) = CanonicalForm::of(value.get().as_bytes()) {
+            errors.push(pointer, refused.to_string());
+            return None;
+        }
         if value.get().contains("\\u0000") {
             errors.push(pointer, NUL);
             return None;
@@ -178,6 +183,25 @@ impl<'a> Object<'a> {
             errors.push(self.pointer(name), format!("must be an integer from {min} to {max}"));
         }
         value
+    }
+
+    /// Takes an optional object whose members are all strings: the strings by name.
+    pub(crate) fn texts(
+        &mut self,
+        name: &'static str,
+        errors: &mut FieldErrors,
+    ) -> Option<BTreeMap<String, String>> {
+        let object = self.object(name, errors)?;
+        let mut texts = BTreeMap::new();
+        for (member, value) in &object.members {
+            match serde_json::from_str(value.get()) {
+                Ok(text) => {
+                    texts.insert(member.clone(), text);
+                }
+                Err(_) => errors.push(object.pointer(member), "must be a string"),
+            }
+        }
+        Some(texts)
     }
 
     /// Takes an optional nested object.
@@ -251,11 +275,14 @@ impl<'a> Object<'a> {
 
     /// Reports every field that was not taken as unknown.
     pub fn finish(self, errors: &mut FieldErrors) {
-        for name in self.members.keys() {
-            // Only listed errors get a suggestion: a body may hold 100,000 unknown fields, and each
-            // suggestion costs one edit distance per absent field.
-            let suggestion = if errors.is_full() { None } else { closest(name, &self.absent) };
-            let detail = match suggestion {
+        for (reported, name) in self.members.keys().enumerate() {
+            // A body may hold millions of unknown fields, and each error costs two texts and an edit distance
+            // per absent field.
+            if errors.is_full() {
+                errors.count_unlisted(self.members.len() - reported);
+                return;
+            }
+            let detail = match closest(name, &self.absent) {
                 Some(known) => format!("unknown field; did you mean `{known}`?"),
                 None => "unknown field".to_owned(),
             };

@@ -41,6 +41,11 @@ impl FieldErrors {
         }
     }
 
+    /// Counts errors that are not listed, without a pointer and a detail for each.
+    pub(crate) fn count_unlisted(&mut self, errors: usize) {
+        self.unlisted += errors;
+    }
+
     /// Adds the errors of a nested document at `prefix` (RFC 6901).
     pub fn extend_with_prefix(&mut self, prefix: &str, errors: Vec<FieldError>) {
         for field_error in errors {

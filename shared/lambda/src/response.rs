@@ -4,6 +4,7 @@ use crate::telemetry::Metric;
 use lambda_http::http::StatusCode;
 use lambda_http::{Body, Response};
 use serde::Serialize;
+use std::fmt::Write as _;
 
 /// An HTTP reply, with the metrics to publish.
 #[derive(Debug)]
@@ -80,6 +81,25 @@ impl Reply {
         if self.body.is_some() {
             response = response.header("content-type", self.content_type);
         }
-        Ok(response.body(self.body.map_or(Body::Empty, Body::Text))?)
+        Ok(response.body(self.body.map_or(Body::Empty, |json| Body::Text(escape_terminal_commands(json))))?)
     }
+}
+
+/// Escapes the characters that a terminal obeys when a caller prints the response: JSON itself leaves DEL, the
+/// C1 controls (a one-character CSI among them) and bidirectional formatting as they are. They occur inside
+/// strings only, where `\u009b` is the same text.
+fn escape_terminal_commands(json: String) -> String {
+    let is_command = |character: char| matches!(character, '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !json.contains(is_command) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len() + 64);
+    for character in json.chars() {
+        if is_command(character) {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
 }

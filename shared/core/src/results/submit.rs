@@ -140,7 +140,7 @@ impl<'a> SubmitRequest<'a> {
         let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
             let claim_id = object.required_uuid("claim_id", &mut errors);
             let envelope = object.raw("envelope");
-            let files = object.value("files", "an object of base64 texts by file name", &mut errors);
+            let files = object.texts("files", &mut errors);
             let form = match (envelope, files) {
                 (Some(envelope), None) => Some(Form::Envelope(envelope)),
                 (None, Some(files)) => Some(Form::Files(files)),
@@ -181,6 +181,9 @@ pub fn verify_envelope<'a>(
     })
 }
 
+/// Maximum length, in characters, of a signed `run_id` that a refusal repeats. A UUID has 36.
+const SIGNED_RUN_ID_MAX: usize = 100;
+
 impl<'a> VerifiedSubmission<'a> {
     /// A publication bundle that the attestation crate verified: its caller vouches for it.
     pub fn attested(
@@ -205,7 +208,11 @@ impl<'a> VerifiedSubmission<'a> {
             Err(_) => serde_json::from_str(self.result.as_str()).ok().map(|Named { run_id }| run_id),
         };
         match signed {
-            Some(signed) if signed != run_id.to_string() => Err(Error::RunMismatch { signed }),
+            Some(signed) if signed != run_id.to_string() => {
+                // A signer may have written any text there; the response and the audit entry repeat it.
+                let signed = signed.chars().take(SIGNED_RUN_ID_MAX).collect();
+                Err(Error::RunMismatch { signed })
+            }
             _ => read.map_err(|errors| with_pointer_prefix("/result", errors)),
         }
     }

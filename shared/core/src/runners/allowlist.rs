@@ -4,7 +4,7 @@ use crate::document::Object;
 use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors};
 use crate::runners::key::PublicKey;
-use crate::runners::runner::Admin;
+use crate::runners::runner::{Admin, AuthenticatedRunner};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -17,6 +17,7 @@ use tokio_postgres::{Client, Row};
 const ADD: &str = include_str!("allowlist_add.sql");
 const LIST: &str = include_str!("allowlist_list.sql");
 const SIGNERS: &str = include_str!("allowlist_signers.sql");
+const RUNNER: &str = include_str!("allowlist_runner.sql");
 
 /// Maximum number of entries on one page.
 pub const PAGE_MAX: i32 = 200;
@@ -237,6 +238,22 @@ pub async fn list(client: &Client, cursor: Option<&str>, limit: i32) -> Result<P
         (rows.len() > page_size).then(|| rows[page_size - 1].get::<_, i64>("entry_id").to_string());
     let keys = rows.iter().take(page_size).map(Entry::from_row).collect::<Result<_, _>>()?;
     Ok(Page { keys, next_cursor })
+}
+
+/// Checks that a runner's key is still allowed, before work that costs more than this lookup.
+///
+/// It decides nothing that lasts: the key may be revoked a moment later, so the statement that writes checks
+/// again.
+///
+/// # Errors
+///
+/// [`Error::KeyNotAllowed`].
+pub async fn check_runner(client: &Client, runner: &AuthenticatedRunner) -> Result<(), Error> {
+    let key_id = runner.key().key_id();
+    let row = client
+        .query_typed_one(RUNNER, &[(&key_id.as_str(), Type::TEXT), (&runner.runner_id(), Type::TEXT)])
+        .await?;
+    if row.get("allowed") { Ok(()) } else { Err(Error::KeyNotAllowed) }
 }
 
 /// Returns the active entries of the keyless signer with this issuer and subject.

@@ -61,6 +61,9 @@ impl Registration {
         } else {
             None
         };
+        if runner_id.as_deref().is_some_and(|name| name.chars().any(is_terminal_command)) {
+            errors.push("/runner_id", "must not contain control or bidirectional formatting characters");
+        }
         let hostname = object.text("hostname", 0..=255, errors);
         let process_id = object.integer("process_id", 0..=i32::MAX, errors);
         let effective_user = object.text("effective_user", 0..=255, errors);
@@ -76,6 +79,11 @@ impl Registration {
             description,
         })
     }
+}
+
+/// Returns whether a terminal obeys the character instead of showing it. Logs and tools print runner ids.
+fn is_terminal_command(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Registers a runner and issues its token for `service` (the service's public URL), valid for `ttl`.
