@@ -127,7 +127,7 @@ impl<'a> Object<'a> {
     pub(crate) fn json(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<serde_json::Value> {
         let pointer = self.pointer(name);
         let value = self.raw(name)?;
-        if let Err(refused) = CanonicalForm::of(value.get().as_bytes()) {
+        if let Err(refused) = CanonicalForm::parse(value.get().as_bytes()) {
             errors.push(pointer, refused.to_string());
             return None;
         }
