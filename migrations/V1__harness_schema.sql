@@ -1,6 +1,6 @@
--- The benchmark harness's own schema, exactly as its tools create it, so that a deployment may share
--- a database with them. Every statement is a no-op where the object is there already; nothing in this
--- file is ours to rename or drop.
+-- The benchmark harness's own schema, exactly as its tools create it, so that a deployment can share a database
+-- with them. Every statement is a no-op if the object exists. Nothing in this file may be renamed or dropped,
+-- because the schema belongs to the harness.
 
 CREATE TABLE IF NOT EXISTS source_types (
     source_type_id serial,

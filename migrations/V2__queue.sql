@@ -1,5 +1,5 @@
--- What the queue needs on top of the harness's schema. Only new tables, and on the harness's tables
--- only new columns that are nullable or have a default, so that its tools' inserts keep working.
+-- The queue's additions to the harness's schema: new tables, and on the harness's tables only columns that are
+-- nullable or have a default, so that inserts by the harness's tools keep working.
 
 -- ---------------------------------------------------------------------------------------------------
 -- Lanes: what a job requires of a runner.
@@ -13,25 +13,25 @@ CREATE TABLE queue_lanes (
     UNIQUE (required_vram_gb, quantization_ids)
 );
 
--- Lane 0 asks nothing. It is the default below: a row that a foreign tool inserts names no model, so
--- it stands in this lane with no trigger to put it there.
+-- Lane 0 requires nothing. It is the default of run_queue.lane_id, so that rows inserted by foreign tools, which
+-- name no model, get a lane without a trigger.
 INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb) VALUES (0, '{}', 0);
 
 -- ---------------------------------------------------------------------------------------------------
--- The queue itself.
+-- Queue rows.
 -- ---------------------------------------------------------------------------------------------------
 
 ALTER TABLE run_queue
-    -- The foreign key is what keeps a claim exact: no ready row can be in a lane that the claim does
-    -- not know of. Lanes are never deleted.
+    -- A claim finds rows by their lanes. The foreign key guarantees that every row's lane exists; lanes are never
+    -- deleted.
     ADD COLUMN lane_id          integer NOT NULL DEFAULT 0 REFERENCES queue_lanes (lane_id),
     ADD COLUMN claim_id         uuid,
     ADD COLUMN lease_expires_at timestamptz,
     ADD COLUMN max_runtime_s    integer CHECK (max_runtime_s > 0),
     ADD COLUMN progress         jsonb;
 
--- NOT VALID: rows of a shared database that were written before this day are not ours to judge, but
--- no statement can make an impossible row from now on.
+-- NOT VALID: existing rows of a shared database may violate these constraints, but no statement can create such a
+-- row from now on.
 ALTER TABLE run_queue
     ADD CONSTRAINT run_queue_live_has_a_claim CHECK (
         status NOT IN ('CLAIMED', 'IN_PROGRESS')
@@ -44,25 +44,24 @@ ALTER TABLE run_queue
     ADD CONSTRAINT run_queue_ended_has_a_time CHECK (
         (status IN ('COMPLETE', 'FAILED', 'CANCELLED')) <= (completed_at IS NOT NULL)) NOT VALID;
 
--- The order of claiming. Rows that wait for `retry_after` stand outside it, or every claim would step
--- over them; they come back when due (claim.sql, reap_deferred.sql). The last column only tells this index from
--- the harness's own: a claim asks for this order, so that no planner can take the other, in which the
--- waiting rows stand.
+-- The claim order. Deferred rows (with retry_after) are not in this index, because every claim would have to skip
+-- them; claim.sql and reap_deferred.sql clear retry_after once it has passed. lane_id distinguishes the index from
+-- the harness's own on (priority, created_at), which contains deferred rows: claims order by all three columns, so
+-- the planner cannot choose the harness's.
 CREATE INDEX run_queue_ready_idx ON run_queue (priority, created_at, lane_id)
     WHERE status = 'PENDING' AND retry_after IS NULL;
 CREATE INDEX run_queue_lane_idx ON run_queue (lane_id, priority, created_at)
     WHERE status = 'PENDING' AND retry_after IS NULL;
 CREATE INDEX run_queue_deferred_idx ON run_queue (retry_after)
     WHERE status = 'PENDING' AND retry_after IS NOT NULL;
--- One live claim per id, and a finished one is still known by it.
+-- At most one row per claim id. Completed and cancelled rows keep theirs.
 CREATE UNIQUE INDEX run_queue_claim_id_idx ON run_queue (claim_id) WHERE claim_id IS NOT NULL;
--- What the reaper and a revocation read. The lease is deliberately in no index: a heartbeat that
--- moves it stays a HOT update.
+-- For the reaper and for revocations. No index contains the lease, so that the update by a heartbeat is HOT.
 CREATE INDEX run_queue_live_idx ON run_queue (claimed_by) WHERE status IN ('CLAIMED', 'IN_PROGRESS');
 CREATE INDEX run_queue_run_idx ON run_queue (run_id);
 
--- A claim, a heartbeat and a completion each leave a dead version behind. Room on the page keeps
--- heartbeats HOT, and vacuum comes by count rather than by share of a table that may hold millions.
+-- Each claim, heartbeat and completion leaves a dead row version. Free space on the page keeps heartbeats HOT.
+-- Vacuum starts after 5,000 dead rows and not after a fraction of the table, which may hold millions.
 ALTER TABLE run_queue SET (
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0.0,
@@ -71,8 +70,8 @@ ALTER TABLE run_queue SET (
     autovacuum_analyze_scale_factor = 0.05);
 
 -- ---------------------------------------------------------------------------------------------------
--- Claim cursors: where the rows that a class of runners can take begin. The protocol, its invariant and its
--- odd cases: shared/core/src/queue/claim.md.
+-- Claim cursors: where the rows that a class of runners can take begin. shared/core/src/queue/claim.md explains the
+-- protocol, its invariant and its edge cases.
 -- ---------------------------------------------------------------------------------------------------
 
 -- One row per class: runners with the same VRAM in whole GB and the same quantizations can take the same lanes.
@@ -81,15 +80,14 @@ CREATE TABLE claim_cursors (
     vram_gb          integer     NOT NULL,
     -- Sorted and distinct, so that equal sets are equal values.
     quantization_ids integer[]   NOT NULL,
-    -- A position in the claim order. No ready row that the class can take stands before it, except those named
-    -- in claim_cursor_resets.
+    -- A position in the claim order. Every ready row before it that the class can take is in claim_cursor_resets.
     priority         integer     NOT NULL,
     created_at       timestamptz NOT NULL,
     lane_id          integer     NOT NULL,
     advanced_at      timestamptz NOT NULL DEFAULT now(),
     -- The reaper deletes a cursor one hour after it was first set, and the next claim of the class finds its
-    -- position anew. That bounds how long a row is missed that bypassed the triggers (restore, logical
-    -- replication), and it drops the cursors of classes that no longer exist.
+    -- position again. That bounds how long a row is missed that bypassed the triggers (restore, logical
+    -- replication), and it removes the cursors of classes that no longer exist.
     started_at       timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (vram_gb, quantization_ids)
 ) WITH (fillfactor = 50);
@@ -103,28 +101,29 @@ CREATE TABLE claim_cursor_resets (
     created_at timestamptz NOT NULL
 );
 
-CREATE FUNCTION queue_made_ready() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION queue_reset_cursors_after_insert() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM queue_reset_claim_cursors(first.lane_id, first.priority, first.created_at)
        FROM (SELECT lane_id, priority, min(created_at) AS created_at
-               FROM made
+               FROM inserted
               WHERE status = 'PENDING' AND retry_after IS NULL
               GROUP BY lane_id, priority) first;
     RETURN NULL;
 END $$;
-CREATE TRIGGER run_queue_made_ready AFTER INSERT ON run_queue REFERENCING NEW TABLE AS made
-    FOR EACH STATEMENT EXECUTE FUNCTION queue_made_ready();
+CREATE TRIGGER run_queue_reset_cursors_after_insert AFTER INSERT ON run_queue REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION queue_reset_cursors_after_insert();
 
-CREATE FUNCTION queue_became_ready() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION queue_reset_cursors_after_update() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM queue_reset_claim_cursors(NEW.lane_id, NEW.priority, NEW.created_at);
     RETURN NULL;
 END $$;
-CREATE TRIGGER run_queue_became_ready AFTER UPDATE ON run_queue
+CREATE TRIGGER run_queue_reset_cursors_after_update AFTER UPDATE ON run_queue
     FOR EACH ROW WHEN (NEW.status = 'PENDING' AND NEW.retry_after IS NULL)
-    EXECUTE FUNCTION queue_became_ready();
+    EXECUTE FUNCTION queue_reset_cursors_after_update();
 
--- The job's document, as it is handed to the runner. `json`, not `jsonb`: the text stays as enqueued.
+-- The job as sent to the runner. `json` and not `jsonb`, because tasks and config must stay as enqueued, byte for
+-- byte.
 CREATE TABLE queue_jobs (
     queue_id uuid PRIMARY KEY REFERENCES run_queue (queue_id) ON DELETE CASCADE,
     model    json NOT NULL,
@@ -136,8 +135,8 @@ CREATE TABLE queue_jobs (
     config   json NOT NULL
 );
 
--- Claims that ended without completing their row. A claim id is spent for ever, and a result that
--- comes late is matched to the claim it was made under.
+-- Claims that ended without completing their row. Kept so that a claim id is never used twice, and so that a late
+-- result is matched to its claim.
 CREATE TABLE past_claims (
     claim_id  uuid PRIMARY KEY,
     queue_id  uuid NOT NULL REFERENCES run_queue (queue_id) ON DELETE CASCADE,
@@ -147,7 +146,8 @@ CREATE TABLE past_claims (
 );
 CREATE INDEX past_claims_queue_idx ON past_claims (queue_id);
 
--- When the reaper last ran, to tell an outage of ours from runners that fell silent.
+-- When the reaper last ran, which distinguishes an outage of the service from runners that stopped sending
+-- heartbeats.
 CREATE TABLE reaper_state (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     last_run_at timestamptz,
@@ -156,7 +156,7 @@ CREATE TABLE reaper_state (
 INSERT INTO reaper_state DEFAULT VALUES;
 
 -- ---------------------------------------------------------------------------------------------------
--- Runners and who may be one.
+-- Runners and the allowlist.
 -- ---------------------------------------------------------------------------------------------------
 
 ALTER TABLE runners
@@ -167,8 +167,8 @@ ALTER TABLE runners
     ADD COLUMN labels        jsonb;
 CREATE INDEX runners_key_idx ON runners (key_id);
 
--- Entries are revoked, never deleted: the history of who was let in by whom stays readable. A key
--- allowed again is a new entry under the same key_id.
+-- Entries are revoked and never deleted, so that the history of who allowed which key is kept. Allowing a revoked
+-- key again creates a new entry with the same key_id.
 CREATE TABLE allowlist (
     entry_id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     key_id         text NOT NULL,
@@ -195,7 +195,7 @@ CREATE TABLE allowlist (
 CREATE UNIQUE INDEX allowlist_unrevoked_idx ON allowlist (key_id) WHERE revoked_at IS NULL;
 CREATE INDEX allowlist_identity_idx ON allowlist (issuer, subject) WHERE kind = 'oidc' AND revoked_at IS NULL;
 
--- Proofs of possession seen. A row outlives the last moment at which its proof could be accepted.
+-- Replay cache of proofs of possession. A row is kept longer than its proof could be accepted.
 CREATE TABLE spent_proofs (
     key_id     text NOT NULL,
     jti        text NOT NULL CHECK (length(jti) <= 128),
@@ -205,7 +205,7 @@ CREATE TABLE spent_proofs (
 CREATE INDEX spent_proofs_forget_idx ON spent_proofs (forget_at);
 
 -- ---------------------------------------------------------------------------------------------------
--- Results and their evidence.
+-- Submissions and their evidence.
 -- ---------------------------------------------------------------------------------------------------
 
 CREATE TABLE submissions (
@@ -214,10 +214,10 @@ CREATE TABLE submissions (
     run_id            uuid NOT NULL REFERENCES runs (run_id),
     claim_id          uuid NOT NULL,
     runner_id         text NOT NULL REFERENCES runners (runner_id),
-    -- SHA-256 of what was signed: the canonical form of an envelope's result, or result.json's bytes.
+    -- SHA-256 of the signed bytes: the canonical form of an envelope's result, or the bundle's result.json.
     sha256            bytea NOT NULL CHECK (octet_length(sha256) = 32),
     signer_kind       text NOT NULL CHECK (signer_kind IN ('envelope', 'key-bundle', 'keyless-bundle')),
-    -- The key's thumbprint, or the certificate's identity.
+    -- The signing key's thumbprint, or the certificate's identity.
     signer            text NOT NULL,
     signer_issuer     text,
     verified_times    timestamptz[] NOT NULL DEFAULT '{}',
@@ -225,22 +225,22 @@ CREATE TABLE submissions (
     run_status        text NOT NULL CHECK (run_status IN ('complete', 'incomplete', 'failed')),
     late              boolean NOT NULL,
     metrics           json NOT NULL,
-    -- JWS compact serialization (RFC 7515 section 7.1) by the service's key.
+    -- JWS in compact serialization (RFC 7515, section 7.1), signed by the service's key.
     receipt           text NOT NULL,
     submitted_at      timestamptz NOT NULL,
     UNIQUE (run_id, sha256),
     CHECK ((signer_kind = 'keyless-bundle') = (signer_issuer IS NOT NULL))
 );
 
--- Exactly the bytes received: `envelope.json`, or every file of a publication bundle.
+-- The files as received, byte for byte: `envelope.json`, or every file of a publication bundle.
 CREATE TABLE submission_files (
     submission_id uuid NOT NULL REFERENCES submissions (submission_id),
     name          text NOT NULL,
     content       bytea NOT NULL,
     PRIMARY KEY (submission_id, name)
 );
--- The default compression takes longer over a result than all the rest of a submit; this one is five to
--- ten times as fast and as small. A server that was built without it keeps the default.
+-- The default compression (pglz) takes longer than the rest of a submit. lz4 is 5 to 10 times as fast, with output of
+-- the same size. A server built without lz4 keeps the default.
 DO $$
 BEGIN
     ALTER TABLE submission_files ALTER COLUMN content SET COMPRESSION lz4;
@@ -249,7 +249,7 @@ EXCEPTION WHEN feature_not_supported THEN
 END $$;
 
 -- ---------------------------------------------------------------------------------------------------
--- The audit log: every change by an admin, every refusal that matters. Append-only.
+-- The audit log: changes by admins, and refusals that may indicate an attack. Append-only.
 -- ---------------------------------------------------------------------------------------------------
 
 CREATE TABLE audit_log (
@@ -272,7 +272,7 @@ END $$;
 CREATE TRIGGER audit_log_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only();
 
--- Found or made by value at every submission (submit.sql).
+-- submit.sql finds rows of these tables by value, or creates them.
 CREATE INDEX system_hardware_found_idx ON system_hardware (cpu_model);
 CREATE INDEX system_software_found_idx ON system_software (os_name, os_version);
 CREATE INDEX gpu_hardware_found_idx ON gpu_hardware (gpu_model);

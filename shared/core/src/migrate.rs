@@ -1,7 +1,7 @@
-//! Bringing a database up to date: the versioned files of `migrations/`, then the functions that
-//! operations call, which stand beside them in `src/*.sql` and are replaced as a whole each time.
+//! Migrates a database: applies the versioned files of `migrations/`, then replaces the SQL functions that
+//! operations call (`src/*/*.sql`).
 //!
-//! One piece of code for the deploy step, the local stack and the tests.
+//! The deploy step, the local stack and the tests share this code.
 
 use crate::error::Error;
 use sha2::{Digest as _, Sha256};
@@ -11,8 +11,9 @@ mod embedded {
     refinery::embed_migrations!("../../migrations");
 }
 
-/// Functions called by operations. Each file is `CREATE OR REPLACE`: code, not schema, so it has no
-/// version. A changed signature is a function of another name, or old code would break mid-deploy.
+/// SQL functions called by operations. They are code and not schema, so they have no version: each file consists of
+/// `CREATE OR REPLACE FUNCTION`. A function whose signature changes needs a new name, because instances of the
+/// previous version call the old one during a deploy.
 const FUNCTIONS: &[&str] = &[
     include_str!("runners/allowlist_admits.sql"),
     include_str!("queue/claim.sql"),
@@ -22,20 +23,24 @@ const FUNCTIONS: &[&str] = &[
     include_str!("results/submit.sql"),
 ];
 
-/// Held while migrating, so that two processes at once apply each file once. ("bakeoff" in ASCII.)
+/// Advisory lock held while migrating, so that two concurrent processes apply each file once. ("bakeoff" in ASCII.)
 const MIGRATION_LOCK: i64 = 0x0062_616b_656f_6666;
 
-/// What [`apply`] did.
+/// Outcome of [`apply`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The versioned files applied now, in order: `V2__queue` and so on. Empty if it was up to date.
+    /// The files applied by this call, in order, such as `V2__queue`. Empty if the database was up to date.
     pub migrations: Vec<String>,
 }
 
-/// Applies what is pending. Safe to repeat, and from several processes at once; each file is one
-/// transaction, so a failure leaves whole files applied and the rest pending.
+/// Applies the pending migrations and replaces the functions. Safe to repeat, and to run concurrently.
 ///
-/// Not for a pooled connection: it holds a session lock.
+/// Each file is applied in a transaction of its own, so a failure leaves complete files applied and the rest
+/// pending. Must not run on a pooled connection, because it holds a session-level advisory lock.
+///
+/// # Errors
+///
+/// [`Error::Database`], or [`Error::Internal`] if a migration fails.
 pub async fn apply(client: &mut Client) -> Result<Applied, Error> {
     client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
     let applied = apply_locked(client).await;
@@ -51,11 +56,12 @@ pub async fn has_history(client: &Client) -> Result<bool, Error> {
 
 async fn apply_locked(client: &mut Client) -> Result<Applied, Error> {
     let report = embedded::migrations::runner()
-        // After a rollback the database is ahead of the code. Migrations only expand, so that is fine.
+        // After a rollback the database has migrations that the code lacks. Migrations only expand the schema, so
+        // the older code still works.
         .set_abort_missing(false)
         .run_async(client)
         .await
-        .map_err(|error| Error::Internal(format!("migration: {error:?}")))?;
+        .map_err(|error| Error::Internal(format!("applying migrations: {error:?}")))?;
     let transaction = client.transaction().await?;
     for function in FUNCTIONS {
         transaction.batch_execute(function).await?;
@@ -65,7 +71,8 @@ async fn apply_locked(client: &mut Client) -> Result<Applied, Error> {
     Ok(Applied { migrations })
 }
 
-/// A text that changes whenever what [`apply`] would do changes.
+/// Returns a digest of all migrations and functions, 16 hexadecimal digits. Tests reuse a database template while it
+/// is unchanged.
 pub fn fingerprint() -> String {
     let mut digest = Sha256::new();
     for migration in embedded::migrations::runner().get_migrations() {

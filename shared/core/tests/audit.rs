@@ -1,4 +1,4 @@
-//! The audit log: what is written, and that it stays.
+//! Tests of the audit log: which refusals are recorded, and that entries cannot be changed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 #[tokio::test]
-async fn nothing_in_it_can_be_changed_or_removed() {
+async fn audit_entries_cannot_be_changed_or_deleted() {
     let database = Database::create().await;
     let client = database.client().await;
     fixture::enqueued(&client, &fixture::run()).await;
@@ -23,21 +23,21 @@ async fn nothing_in_it_can_be_changed_or_removed() {
 }
 
 #[tokio::test]
-async fn refusals_that_say_something_about_the_runner_are_noted() {
+async fn refusals_that_may_indicate_an_attack_are_recorded() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     let run_id = Uuid::new_v4();
-    for why in [
+    for error in [
         Error::SignatureInvalid("sha256".to_owned()),
         Error::SignerNotAllowed("somebody".to_owned()),
         Error::RunMismatch { signed: "another".to_owned() },
-        // Anybody's everyday mishaps.
+        // Errors in normal operation, which are not recorded.
         Error::ClaimLost,
         Error::KeyNotAllowed,
         Error::Invalid(Vec::new()),
     ] {
-        submission_refused(&client, &runner.authenticated, run_id, &why).await.unwrap();
+        submission_refused(&client, &runner.authenticated, run_id, &error).await.unwrap();
     }
     let lines =
         "SELECT action, actor, subject, detail FROM audit_log WHERE action LIKE 'submit.%' ORDER BY audit_id";

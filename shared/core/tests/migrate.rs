@@ -1,4 +1,4 @@
-//! The migration: on nothing, twice, twice at once, and on a database that the harness has used.
+//! Tests of the migration: on an empty database, repeated, concurrent, and on a database used by the harness.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +19,7 @@ use uuid::Uuid;
 /// The harness's schema, as its own tools create it.
 const HARNESS_SCHEMA: &str = include_str!("../../../migrations/V1__harness_schema.sql");
 
-/// Tables, columns, constraints, indexes and functions, as text to compare.
+/// Returns all columns, constraints, indexes and functions as text.
 async fn catalog(client: &Client) -> Vec<String> {
     let catalog = "
         SELECT format('%s.%s %s %s %s', table_name, column_name, data_type, is_nullable, column_default)
@@ -45,7 +45,7 @@ async fn a_second_migration_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_migrations_at_once_apply_each_file_once() {
+async fn concurrent_migrations_apply_each_file_once() {
     let database = Database::create_unmigrated().await;
     let (mut one, mut other) = (database.client().await, database.client().await);
     let (a, b) = tokio::join!(apply(&mut one), apply(&mut other));
@@ -56,9 +56,9 @@ async fn two_migrations_at_once_apply_each_file_once() {
     fixture::claimed(&other, &runner).await;
 }
 
-/// Another process that gave up must not keep everybody else from migrating.
+/// A process that failed must not block the migrations of others.
 #[tokio::test]
-async fn the_lock_is_given_back_also_after_a_failure() {
+async fn the_lock_is_released_after_a_failure() {
     let database = Database::create_unmigrated().await;
     let mut client = database.client().await;
     client.batch_execute("CREATE TABLE queue_lanes ()").await.unwrap();
@@ -79,9 +79,9 @@ async fn only_a_migrated_database_has_a_history() {
     assert!(has_history(&client).await.unwrap());
 }
 
-/// A database that the harness's own tools have worked on: rows in every state, written as they write
-/// them, among them a claim without an id and ends without a time.
-async fn used_by_the_harness(machine: &Machine) -> (Database, Client) {
+/// Creates a database that the harness's own tools have used: rows in every state as those tools write them, among
+/// them live rows without claim_id, and ended rows without completed_at.
+async fn create_harness_database(machine: &Machine) -> (Database, Client) {
     let database = Database::create_unmigrated().await;
     let client = database.client().await;
     client.batch_execute(HARNESS_SCHEMA).await.unwrap();
@@ -111,15 +111,15 @@ async fn used_by_the_harness(machine: &Machine) -> (Database, Client) {
     (database, client)
 }
 
-async fn run_named(client: &Client, publisher_id: &str) -> Uuid {
+async fn run_of(client: &Client, publisher_id: &str) -> Uuid {
     let run = "SELECT run_id FROM runs WHERE publisher_id = $1";
     client.query_one(run, &[&publisher_id]).await.unwrap().get(0)
 }
 
 #[tokio::test]
-async fn a_database_that_the_harness_has_used_works_as_any() {
+async fn a_database_used_by_the_harness_migrates_and_works() {
     let machine = Machine::named("bench");
-    let (_database, mut client) = used_by_the_harness(&machine).await;
+    let (_database, mut client) = create_harness_database(&machine).await;
     let untouched =
         "SELECT queue_id, run_id, status, claimed_by, claimed_at, completed_at, updated_at, priority
                        FROM run_queue ORDER BY queue_id";
@@ -127,14 +127,14 @@ async fn a_database_that_the_harness_has_used_works_as_any() {
     apply(&mut client).await.unwrap();
     assert_eq!(format!("{:?}", client.query(untouched, &[]).await.unwrap()), before);
 
-    // The runner that the harness knew is the same one here, once its key is allowed.
+    // The harness's runner registers under its old name once its key is allowed.
     machine.allow(&client).await;
     let body = machine.registration();
     let runner = machine.register(&client, &body).await;
     let listed = list(&client, None, None, 10).await.unwrap();
     assert_eq!(listed.rows.len(), 6);
 
-    // Both waiting rows come, the one that is due for its retry too.
+    // Both PENDING rows are claimed, including the one whose retry_after has passed.
     let mut claimed = [fixture::claimed(&client, &runner).await, fixture::claimed(&client, &runner).await];
     claimed.sort_by_key(|job| job.attempt);
     assert_eq!(claimed.each_ref().map(|job| job.attempt), [1, 3]);
@@ -144,31 +144,31 @@ async fn a_database_that_the_harness_has_used_works_as_any() {
     assert!(!fixture::submitted(&client, &runner, &claimed[0], &result).await.unwrap().late);
     fixture::lapsed(&client, &claimed[1]).await;
 
-    // A claim of the old tools has no lease that could run out: it is left to an admin.
+    // A claim of the harness's tools has no lease, so the reaper does not end it. An admin can cancel it.
     let reaped = reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     assert_eq!((reaped.returned, reaped.queue.live_claims), (1, 2));
-    let old = run_named(&client, "harness 3").await;
+    let old = run_of(&client, "harness 3").await;
     assert_eq!(status(&client, &runner.authenticated, old).await.unwrap().status, "CLAIMED");
     assert_eq!(cancel(&client, &fixture::admin(), old, None).await.unwrap().rows_cancelled, 1);
     assert_eq!(requeue(&client, &fixture::admin(), old, None).await.unwrap().rows_requeued, 1);
-    let failed = run_named(&client, "harness 6").await;
+    let failed = run_of(&client, "harness 6").await;
     assert_eq!(requeue(&client, &fixture::admin(), failed, None).await.unwrap().rows_requeued, 1);
-    let complete = run_named(&client, "harness 5").await;
+    let complete = run_of(&client, "harness 5").await;
     let refused = cancel(&client, &fixture::admin(), complete, None).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
 
     for _ in 0..3 {
         fixture::claimed(&client, &runner).await;
     }
-    // Three of ours, and the one that an old tool marked as in progress.
+    // The three claims above, and the row that a harness tool set to IN_PROGRESS.
     let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
     assert_eq!(revoked.claims_returned, 4);
 }
 
 #[tokio::test]
-async fn rows_that_the_harness_inserts_later_are_claimable_by_themselves() {
+async fn rows_inserted_by_the_harness_after_the_migration_are_claimable() {
     let machine = Machine::named("bench");
-    let (_database, mut client) = used_by_the_harness(&machine).await;
+    let (_database, mut client) = create_harness_database(&machine).await;
     apply(&mut client).await.unwrap();
     machine.allow(&client).await;
     let body = machine.registration();
@@ -182,12 +182,12 @@ async fn rows_that_the_harness_inserts_later_are_claimable_by_themselves() {
         .await
         .unwrap();
     let job = fixture::claimed(&client, &runner).await;
-    assert_eq!(job.run_id, run_named(&client, "later").await);
+    assert_eq!(job.run_id, run_of(&client, "later").await);
     fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_impossible_row_is_refused() {
+async fn the_schema_refuses_inconsistent_rows() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -222,7 +222,7 @@ async fn an_impossible_row_is_refused() {
         "status = 'FAILED', completed_at = now(), lease_expires_at = NULL",
     ])
     .await;
-    // And no lane that the claim does not know of.
+    // An unknown lane is refused by the foreign key.
     let refused = client.execute("UPDATE run_queue SET lane_id = 4711", &[]).await.unwrap_err();
     assert_eq!(refused.code().map(tokio_postgres::error::SqlState::code), Some("23503"));
 }

@@ -1,5 +1,5 @@
-//! Every statement as the database sees it: it prepares, and it does nothing that pins a connection of
-//! a multiplexing proxy or outlives its transaction.
+//! Tests of every SQL statement: it prepares, and it leaves no session state, which would pin the connection of a
+//! multiplexing proxy.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,20 +20,21 @@ fn sources(extension: &str) -> Vec<(PathBuf, String)> {
         }
     }
     sources.sort();
-    assert!(sources.len() > 10, "the source folder holds the statements");
+    assert!(sources.len() > 10, "the source folder contains the SQL files");
     sources
 }
 
-/// SQL without its comments and literals, upper-case, one space between any two words.
-fn bare(sql: &str) -> String {
+/// Returns SQL in upper case without comments and string literals, with single spaces between words.
+fn normalize(sql: &str) -> String {
     let lines: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap()).collect();
     let outside: Vec<String> = lines.join(" ").split('\'').step_by(2).map(str::to_uppercase).collect();
     let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
     words(outside.join("''"))
 }
 
-/// What a session would remember: RDS Proxy and its like keep such a connection to one client.
-fn pins(sql: &str) -> Option<&'static str> {
+/// Returns the first construct that changes session state. RDS Proxy and similar proxies pin such a connection to one
+/// client.
+fn find_session_state(sql: &str) -> Option<&'static str> {
     const SESSION: [&str; 13] = [
         "LISTEN ",
         "NOTIFY ",
@@ -49,7 +50,7 @@ fn pins(sql: &str) -> Option<&'static str> {
         "LOCK TABLE",
         "SETVAL(",
     ];
-    let sql = bare(sql);
+    let sql = normalize(sql);
     let statement_sets = sql.split(';').any(|statement| {
         let statement = statement.trim_start();
         statement.starts_with("SET ")
@@ -59,7 +60,7 @@ fn pins(sql: &str) -> Option<&'static str> {
     if statement_sets {
         return Some("SET");
     }
-    // Advisory locks of a transaction are called pg_advisory_xact_lock; all others are the session's.
+    // Only the pg_advisory_xact_lock functions release their lock at the end of the transaction.
     let locks = ["PG_ADVISORY_LOCK", "PG_TRY_ADVISORY_LOCK", "PG_ADVISORY_UNLOCK"];
     SESSION.into_iter().chain(locks).find(|word| sql.contains(word))
 }
@@ -67,21 +68,21 @@ fn pins(sql: &str) -> Option<&'static str> {
 #[test]
 fn no_statement_on_a_request_path_pins_its_connection() {
     for (path, sql) in sources("sql") {
-        assert_eq!(pins(&sql), None, "{}", path.display());
+        assert_eq!(find_session_state(&sql), None, "{}", path.display());
     }
-    // Statements that stand in the code, migration apart: it has a connection of its own.
+    // SQL literals in Rust code. Migrations are excluded, because they use a connection of their own.
     for (path, code) in sources("rs") {
         if path.file_name().is_some_and(|name| name == "migrate.rs") {
             continue;
         }
         for literal in code.split('"').skip(1).step_by(2).filter(|text| text.contains("SELECT")) {
-            assert_eq!(pins(literal), None, "{}", path.display());
+            assert_eq!(find_session_state(literal), None, "{}", path.display());
         }
     }
 }
 
 #[test]
-fn what_pins_is_recognized() {
+fn statements_with_session_state_are_detected() {
     for sql in [
         "SET statement_timeout = 1",
         "SELECT 1; set jit = off",
@@ -92,7 +93,7 @@ fn what_pins_is_recognized() {
         "SELECT set_config('jit', 'off', true)",
         "PREPARE p AS SELECT 1",
     ] {
-        assert!(pins(sql).is_some(), "{sql}");
+        assert!(find_session_state(sql).is_some(), "{sql}");
     }
     for sql in [
         "UPDATE t SET x = 1",
@@ -100,12 +101,11 @@ fn what_pins_is_recognized() {
         "SELECT 'SET x; LISTEN '  -- SET; LISTEN y",
         "INSERT INTO t VALUES (1) ON CONFLICT DO UPDATE SET x = 2",
     ] {
-        assert_eq!(pins(sql), None, "{sql}");
+        assert_eq!(find_session_state(sql), None, "{sql}");
     }
 }
 
-/// Parameters without a cast have the types their operation sends; where a statement alone does not
-/// determine them, it must.
+/// The listed types are those that the operation sends, for statements whose parameter types Postgres cannot infer.
 #[tokio::test]
 async fn every_statement_prepares() {
     use tokio_postgres::types::Type;
@@ -115,7 +115,7 @@ async fn every_statement_prepares() {
     for (path, sql) in sources("sql") {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         if sql.contains("CREATE OR REPLACE FUNCTION") {
-            // Created by the migration; its body is checked below.
+            // Created by the migration; checked below.
             continue;
         }
         let types = match name.as_str() {
@@ -145,34 +145,33 @@ async fn every_statement_prepares() {
     }
 }
 
-/// PL/pgSQL parses a statement when it is first reached. Each function of ours is reached here with
-/// arguments that lead nowhere, and its every statement by the tests of its operation.
+/// PL/pgSQL parses a statement when it is first executed, so the statements themselves are covered by the tests of
+/// each operation.
 #[tokio::test]
-async fn the_functions_are_there_and_no_others() {
+async fn the_database_has_exactly_the_functions_of_the_source() {
     let database = Database::create().await;
     let client = database.client().await;
     let functions = "SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                       WHERE n.nspname = 'public' ORDER BY 1";
     let rows = client.query(functions, &[]).await.unwrap();
-    let there: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let mut written: Vec<String> = sources("sql")
+    let actual: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let mut expected: Vec<String> = sources("sql")
         .iter()
         .flat_map(|(_, sql)| sql.split("CREATE OR REPLACE FUNCTION ").skip(1))
         .map(|definition| definition.split('(').next().unwrap().trim().to_owned())
         .collect();
-    // Those of triggers come with the table they stand on.
+    // Trigger functions are created by the migration with their table.
     let migrations = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/V2__queue.sql");
     let schema = fs::read_to_string(migrations).unwrap();
-    let of_triggers = schema.split("CREATE FUNCTION ").skip(1).map(|definition| definition.split('(').next());
-    written.extend(of_triggers.map(|name| name.unwrap().to_owned()));
-    written.sort();
-    // One of V2's is replaced by the claim's, which it must agree with.
-    written.dedup();
-    assert_eq!(there, written);
+    let trigger_functions =
+        schema.split("CREATE FUNCTION ").skip(1).map(|definition| definition.split('(').next());
+    expected.extend(trigger_functions.map(|name| name.unwrap().to_owned()));
+    expected.sort();
+    assert_eq!(actual, expected);
 }
 
-/// The allowlist's rule stands in one SQL function. Postgres must inline it: a call per row would hide the
-/// partial index on unrevoked entries from the planner.
+/// The allowlist's predicate is an SQL function. If Postgres did not inline it, the planner could not use the
+/// partial index on unrevoked entries.
 #[tokio::test]
 async fn the_allowlist_predicate_is_inlined() {
     let database = Database::create().await;
