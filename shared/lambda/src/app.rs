@@ -72,7 +72,7 @@ impl App {
     pub async fn verifying_keys(&self) -> Result<Arc<VerifyingKeys>, Refusal> {
         match self.config.signing_keys {
             KeySource::None => Ok(self.verifying_keys.current(&self.secrets).await?),
-            _ => Ok(self.signing_keys.current(&self.secrets).await?.verifying()),
+            _ => Ok(self.signing_keys.current(&self.secrets).await?.verifying_keys()),
         }
     }
 
@@ -80,7 +80,7 @@ impl App {
     pub(crate) async fn refresh_verifying_keys(&self) -> Result<Arc<VerifyingKeys>, Refusal> {
         match self.config.signing_keys {
             KeySource::None => Ok(self.verifying_keys.refresh(&self.secrets).await?),
-            _ => Ok(self.signing_keys.refresh(&self.secrets).await?.verifying()),
+            _ => Ok(self.signing_keys.refresh(&self.secrets).await?.verifying_keys()),
         }
     }
 
@@ -112,7 +112,7 @@ impl App {
 /// Parses a body with one of the core's parsers.
 ///
 /// # Errors
-/// [`Refusal::Malformed`] if the body is not JSON; [`Error::Invalid`](bakeoff_core::Error::Invalid) if it is
+/// [`Refusal::Malformed`] if the body is not JSON; [`Error::Invalid`] if it is
 /// JSON with invalid fields.
 pub fn parse_body<'a, T>(
     body: &'a str,

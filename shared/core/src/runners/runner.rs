@@ -4,7 +4,7 @@ use crate::document::Object;
 use crate::field_error::FieldErrors;
 use crate::runners::key::PublicKey;
 
-/// A runner authenticated by a valid token. Only [`crate::runners::token::ServiceKeys::authenticate`]
+/// A runner authenticated by a valid token. Only [`crate::runners::token::VerifyingKeys::authenticate`]
 /// creates one, and every runner operation requires one.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedRunner {

@@ -159,8 +159,8 @@ impl ServiceKeys {
         Ok(Self { signing: EncodingKey::from_ed_der(&pkcs8), verifying: Arc::new(VerifyingKeys::new(set)?) })
     }
 
-    /// Returns the keys as those that only verify.
-    pub fn verifying(&self) -> Arc<VerifyingKeys> {
+    /// Returns the keys without their private halves.
+    pub fn verifying_keys(&self) -> Arc<VerifyingKeys> {
         Arc::clone(&self.verifying)
     }
 
@@ -216,8 +216,8 @@ impl Deref for ServiceKeys {
 }
 
 impl VerifyingKeys {
-    /// Parses the public set that [`public_set`] writes, or a set of private keys. The public set is empty
-    /// until the first rotation: it then verifies nothing.
+    /// Parses a public set written by [`public_set`], or a set of private keys. Before the first rotation the
+    /// public set is empty and verifies nothing.
     pub fn from_jwk_set(json: &str) -> Result<Self, KeySetRefused> {
         Self::new(StoredSet::parse(json)?)
     }
@@ -281,7 +281,7 @@ impl VerifyingKeys {
     ///
     /// # Errors
     ///
-    /// As [`ServiceKeys::authenticate`], except that a receipt does not expire.
+    /// As [`VerifyingKeys::authenticate`], except that a receipt does not expire.
     pub fn verify_receipt(&self, receipt: &str) -> Result<ReceiptClaims, Error> {
         let header =
             jsonwebtoken::decode_header(receipt).map_err(|_| Error::TokenInvalid("it is not a JWT"))?;
@@ -391,11 +391,11 @@ pub fn rotate_key_set(
     set.to_json()
 }
 
-/// Returns the public half of a key set: what functions that only verify may read.
+/// Returns a key set without its private halves, for functions that only verify.
 pub fn public_set(private: &str) -> Result<String, KeySetRefused> {
     let mut set = StoredSet::parse(private)?;
     for key in &mut set.keys {
-        // A key without a private half is past its last token.
+        // A key has lost its private half because the last token it signed has expired.
         key.verifies_tokens = Some(key.seed()?.is_some());
         key.d = None;
     }
@@ -436,14 +436,14 @@ mod tests {
     }
 
     #[test]
-    fn the_public_set_verifies_what_the_private_one_does_and_cannot_sign() {
+    fn the_public_set_verifies_the_same_tokens_and_cannot_sign() {
         let now = datetime!(2026-11-01 0:00 UTC);
         let first = rotate_key_set(r#"{"keys":[]}"#, [1; 32], now, HOUR).unwrap();
         let second = rotate_key_set(&first, [2; 32], now + HOUR, HOUR).unwrap();
         let third = rotate_key_set(&second, [3; 32], now + HOUR * 3, HOUR).unwrap();
         let public = public_set(&third).unwrap();
         assert!(!public.contains("\"d\""), "{public}");
-        assert!(ServiceKeys::from_jwk_set(&public).is_err(), "a public set signed");
+        assert!(ServiceKeys::from_jwk_set(&public).is_err(), "a public set must not sign");
 
         let keys = VerifyingKeys::from_jwk_set(&public).unwrap();
         assert!(matches!(keys.authenticate(SERVICE, &token(&first)), Err(Error::TokenExpired)));
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_first_rotation_the_public_set_knows_no_key() {
+    fn an_empty_public_set_verifies_no_token() {
         let keys = VerifyingKeys::from_jwk_set(r#"{"keys":[]}"#).unwrap();
         let set = rotate_key_set(r#"{"keys":[]}"#, [1; 32], datetime!(2026-11-01 0:00 UTC), HOUR).unwrap();
         assert!(matches!(keys.authenticate(SERVICE, &token(&set)), Err(Error::TokenKeyUnknown)));
