@@ -55,3 +55,24 @@ pub(crate) async fn trusted_root(app: &App) -> Result<Root> {
     *cache = Some((Instant::now(), root.clone()));
     Ok(root)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The alarm must not fire on a fresh deploy: its operator could do nothing but wait for a release.
+    #[test]
+    fn the_embedded_root_is_younger_than_its_alarm() {
+        let template = include_str!("../../../template.yaml");
+        let (_, parameter) = template.split_once("TrustRootAlarmDays:").unwrap();
+        let (_, default) = parameter.split_once("Default: ").unwrap();
+        let limit: i64 = default.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+        let age = OffsetDateTime::now_utc() - TrustedRoot::embedded().newest_start().unwrap();
+        assert!(
+            age.whole_days() + 30 < limit,
+            "the embedded root is {} days old and the alarm fires at {limit}: embed a newer root, or raise \
+             TrustRootAlarmDays after checking that Sigstore has no newer one",
+            age.whole_days()
+        );
+    }
+}
