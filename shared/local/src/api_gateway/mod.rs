@@ -3,7 +3,7 @@
 pub mod event;
 pub mod gateway;
 pub mod route;
-pub mod sigv4;
 pub mod template;
 
+pub use bakeoff_sigv4 as sigv4;
 pub use gateway::ApiGateway;

@@ -3,5 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod event;
-mod sigv4;
 mod template;

@@ -1,5 +1,5 @@
 //! AWS Signature Version 4 in the `Authorization` header, checked as API Gateway checks it for routes
-//! with IAM authorization, and made, for those who play an admin.
+//! with IAM authorization, and made, as an admin's client makes it.
 //!
 //! Follows “AWS Signature Version 4 for API requests” in the IAM User Guide; the tests hold it against
 //! AWS's own signing test suite.
@@ -11,8 +11,6 @@ use sha2::{Digest, Sha256};
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
-
-use crate::hex;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
@@ -278,4 +276,9 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
             _ => None,
         })
         .collect()
+}
+
+/// Lower-case hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
