@@ -127,6 +127,7 @@ mod tests {
             reap_every: Duration::from_secs(1),
             trusted_root: Some("root.json".into()),
             release: true,
+            ..Options::default()
         };
         assert_eq!(parsed(line), Ok(Command::Serve(options)));
     }

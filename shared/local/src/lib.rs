@@ -9,12 +9,14 @@
 //! [`stack`] puts it together, [`demo`] plays a runner's day on it, [`measure`] times it, [`command_line`] is what can be typed. The tests of other crates use [`postgres`] alone.
 
 pub mod api_gateway;
+pub mod client;
 pub mod command_line;
 pub mod demo;
 pub mod error;
 pub mod lambda;
 pub mod measure;
 pub mod postgres;
+pub mod sandbox;
 pub mod signing_keys;
 pub mod stack;
 pub mod workspace;

@@ -45,6 +45,10 @@ pub struct Options {
     pub trusted_root: Option<PathBuf>,
     /// Build the functions with the release profile.
     pub release: bool,
+    /// Where runners reach the API, if not at its own port: proofs are made for it.
+    pub public_url: Option<String>,
+    /// How long a runner's token lasts, in seconds.
+    pub token_ttl_s: u32,
 }
 
 impl Default for Options {
@@ -57,6 +61,8 @@ impl Default for Options {
             reap_every: Duration::from_secs(60),
             trusted_root: None,
             release: false,
+            public_url: None,
+            token_ttl_s: 3600,
         }
     }
 }
@@ -241,7 +247,8 @@ fn environment(
     let mut variables = BTreeMap::from([
         ("DATABASE_URL".to_owned(), database_url.to_owned()),
         ("SIGNING_KEYS_FILE".to_owned(), keys_file.display().to_string()),
-        ("PUBLIC_URL".to_owned(), url.to_owned()),
+        ("PUBLIC_URL".to_owned(), options.public_url.clone().unwrap_or_else(|| url.to_owned())),
+        ("TOKEN_TTL_S".to_owned(), options.token_ttl_s.to_string()),
         ("LEASE_TTL_S".to_owned(), options.lease_ttl_s.to_string()),
         ("HEARTBEAT_INTERVAL_S".to_owned(), heartbeat_interval_s(options.lease_ttl_s).to_string()),
     ]);

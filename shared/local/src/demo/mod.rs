@@ -2,7 +2,6 @@
 //! heartbeats and submits what the benchmark harness really wrote and signed; then the rows are read
 //! back and held against what the results themselves say.
 
-pub(crate) mod api;
 mod expected;
 pub(crate) mod harness_run;
 mod rows;
@@ -13,8 +12,8 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use self::api::{Api, Reply};
 use self::harness_run::HarnessRun;
+use crate::client::{self, Api, Reply};
 use crate::error::{Error, Result, While};
 use crate::postgres::with_database;
 use crate::signing_keys::thumbprint;
@@ -142,7 +141,7 @@ async fn work_off(api: &Api, token: &str, run: &HarnessRun, keys: &Value) -> Res
     let first = api.post(&path("submit"), token, &submission).await?;
     let (status, id) = (first.text("status"), first.text("submission_id"));
     first.told(StatusCode::CREATED, &format!("{status}, submission {id}, receipt signed"))?;
-    api::verify_receipt(&first.text("receipt"), keys)?;
+    client::verify_receipt(&first.text("receipt"), keys)?;
 
     let again = api.post(&path("submit"), token, &submission).await?;
     again.told(StatusCode::OK, "the same again: the same receipt")?;

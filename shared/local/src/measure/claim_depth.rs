@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::demo::api::Api;
+use crate::client::Api;
 use crate::demo::{connect, harness_run};
 use crate::error::{Error, Result, While};
 use crate::measure::cold_start::{Summary, admitted};

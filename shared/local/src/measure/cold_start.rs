@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::api_gateway::event::{Received, http_event};
 use crate::api_gateway::route;
 use crate::api_gateway::sigv4::Credentials;
-use crate::demo::api::{Api, REGISTER};
+use crate::client::{Api, REGISTER};
 use crate::demo::harness_run::{self, HarnessRun};
 use crate::error::{Error, Result, While};
 use crate::lambda::build;

@@ -19,62 +19,87 @@ use crate::error::{Error, Result};
 use crate::signing_keys::public_jwk;
 
 /// The route of registration.
-pub(crate) const REGISTER: &str = "/api/runners/register";
+pub const REGISTER: &str = "/api/runners/register";
 
 /// The API at one address.
-pub(crate) struct Api {
+pub struct Api {
     base: String,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// An answer, and what it answers.
-pub(crate) struct Reply {
+pub struct Reply {
     asked: String,
     status: StatusCode,
     /// Null when there is none.
-    pub(crate) body: Value,
+    pub body: Value,
 }
 
 impl Api {
-    pub(crate) fn new(base: &str) -> Self {
+    /// A client for the API at this address.
+    pub fn new(base: &str) -> Self {
         Self { base: base.to_owned(), client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Reply> {
+    /// Sends a `GET` without credentials.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is not JSON.
+    pub async fn get(&self, path: &str) -> Result<Reply> {
         self.send(Method::GET, path, HeaderMap::new(), Bytes::new()).await
     }
 
     /// As the runner who holds the token.
-    pub(crate) async fn post(&self, path: &str, token: &str, body: &impl Serialize) -> Result<Reply> {
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn post(&self, path: &str, token: &str, body: &impl Serialize) -> Result<Reply> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, value(format!("Bearer {token}"))?);
         self.send(Method::POST, path, headers, bytes(body)?).await
     }
 
     /// As the admin who holds the local key pair.
-    pub(crate) async fn admin_post(&self, path: &str, body: &impl Serialize) -> Result<Reply> {
-        let body = bytes(body)?;
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn admin_post(&self, path: &str, body: &impl Serialize) -> Result<Reply> {
+        self.admin_send(Method::POST, path, bytes(body)?).await
+    }
+
+    /// `DELETE` as the admin.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn admin_delete(&self, path: &str) -> Result<Reply> {
+        self.admin_send(Method::DELETE, path, Bytes::new()).await
+    }
+
+    async fn admin_send(&self, method: Method, path: &str, body: Bytes) -> Result<Reply> {
         let uri = self.uri(path)?;
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, value(uri.authority().map(ToString::to_string).unwrap_or_default())?);
         let now = OffsetDateTime::now_utc();
-        let signed =
-            sign(&Method::POST, &uri, &headers, &body, &Credentials::local(), now).map_err(failed)?;
-        for (name, text) in signed {
+        for (name, text) in
+            sign(&method, &uri, &headers, &body, &Credentials::local(), now).map_err(failed)?
+        {
             headers.insert(name, value(text)?);
         }
-        self.send(Method::POST, path, headers, body).await
+        self.send(method, path, headers, body).await
     }
 
     /// With a fresh proof of the key.
-    pub(crate) async fn register(&self, key: &SigningKey, body: &Value) -> Result<Reply> {
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn register(&self, key: &SigningKey, body: &Value) -> Result<Reply> {
         let mut headers = HeaderMap::new();
         headers.insert("dpop", value(self.proof(key))?);
         self.send(Method::POST, REGISTER, headers, bytes(body)?).await
     }
 
     /// A fresh proof for [`REGISTER`] that we hold the key (RFC 9449).
-    pub(crate) fn proof(&self, key: &SigningKey) -> String {
+    pub fn proof(&self, key: &SigningKey) -> String {
         let header = json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": public_jwk(key)});
         let claims = json!({
             "htm": "POST",
@@ -109,14 +134,20 @@ impl Api {
 
 impl Reply {
     /// Prints the exchange in a line, if it went as the story says.
-    pub(crate) fn told(&self, expected: StatusCode, what: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Reply::must_be`].
+    pub fn told(&self, expected: StatusCode, what: &str) -> Result<()> {
         self.must_be(expected)?;
         println!("  {}  {}  {what}", self.asked, self.status.as_u16());
         Ok(())
     }
 
-    /// An error unless this is the status.
-    pub(crate) fn must_be(&self, expected: StatusCode) -> Result<()> {
+    /// Checks the status.
+    ///
+    /// # Errors
+    /// Unless it is the expected one.
+    pub fn must_be(&self, expected: StatusCode) -> Result<()> {
         let (asked, status) = (&self.asked, self.status.as_u16());
         if self.status != expected {
             let expected = expected.as_u16();
@@ -126,7 +157,7 @@ impl Reply {
     }
 
     /// A text field, or nothing.
-    pub(crate) fn text(&self, field: &str) -> String {
+    pub fn text(&self, field: &str) -> String {
         self.body[field].as_str().unwrap_or_default().to_owned()
     }
 }
@@ -140,7 +171,10 @@ fn jwt(key: &SigningKey, header: &Value, claims: &Value) -> String {
 }
 
 /// Checks a receipt as anybody can: with the service's public keys and nothing else.
-pub(crate) fn verify_receipt(receipt: &str, keys: &Value) -> Result<()> {
+///
+/// # Errors
+/// When it does not verify.
+pub fn verify_receipt(receipt: &str, keys: &Value) -> Result<()> {
     let verified = || {
         let (signed, signature) = receipt.rsplit_once('.')?;
         let header: Value = serde_json::from_slice(&decode(signed.split('.').next()?)?).ok()?;

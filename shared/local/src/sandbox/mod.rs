@@ -1,0 +1,3 @@
+//! A place to try runners in.
+
+pub mod proxy;
