@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bakeoff_core::error::error_chain;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response, Uri};
@@ -74,7 +75,7 @@ impl Http {
             .map_err(|error| error.to_string())?;
         let answer = runtime.block_on(async {
             match timeout(ANSWER_TIMEOUT + sending, self.exchange(request.map(Full::new))).await {
-                Ok(answer) => answer.map_err(|cause| describe(&*cause)),
+                Ok(answer) => answer.map_err(|cause| error_chain(&*cause)),
                 Err(_) => Err("no answer in time".to_owned()),
             }
         });
@@ -126,15 +127,4 @@ async fn exchange_over(
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();
     Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
-}
-
-/// An error and its causes: hyper's own text alone says too little.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
