@@ -21,7 +21,7 @@ use bakeoff_attestation::{Bundle, PublicKey, TrustedRoot, verify_keyed};
 use bakeoff_core::queue::claim::Job;
 use bakeoff_core::results::canonical_json::CanonicalForm;
 use bakeoff_core::results::submit::verify_envelope;
-use bakeoff_local::api_gateway::event::{Received, http_event};
+use bakeoff_local::api_gateway::event::{ReceivedRequest, http_event};
 use bakeoff_local::api_gateway::route::{self, Route};
 use bakeoff_local::api_gateway::template;
 use bakeoff_local::lambda::runtime_api::{Function, Settings};
@@ -177,7 +177,7 @@ impl Scene {
             request = request.header("authorization", format!("Bearer {}", self.runner.token));
         }
         let (parts, ()) = request.body(())?.into_parts();
-        let received = Received {
+        let received = ReceivedRequest {
             parts: &parts,
             body: body.as_bytes(),
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

@@ -1,4 +1,4 @@
-//! A client of the API, written from the contract alone.
+//! A client of the API, written from the API's contract and independent of the server's code.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,25 +18,25 @@ use crate::api_gateway::sigv4::{Credentials, sign};
 use crate::error::{Error, Result};
 use crate::signing_keys::public_jwk;
 
-/// The route of registration.
+/// Path of the registration route.
 pub const REGISTER: &str = "/api/runners/register";
 
-/// The API at one address.
+/// The API at a base URL.
 pub struct Api {
     base: String,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// An answer, and what it answers.
+/// A response, with the method and path of its request.
 pub struct Reply {
-    asked: String,
+    request_line: String,
     status: StatusCode,
-    /// Null when there is none.
+    /// The JSON body; null if the response has none.
     pub body: Value,
 }
 
 impl Api {
-    /// A client for the API at this address.
+    /// Creates a client for the API at this base URL.
     pub fn new(base: &str) -> Self {
         Self { base: base.to_owned(), client: Client::builder(TokioExecutor::new()).build_http() }
     }
@@ -44,12 +44,12 @@ impl Api {
     /// Sends a `GET` without credentials.
     ///
     /// # Errors
-    /// When there is no answer, or it is not JSON.
+    /// If there is no response, or its body is not JSON.
     pub async fn get(&self, path: &str) -> Result<Reply> {
         self.send(Method::GET, path, HeaderMap::new(), Bytes::new()).await
     }
 
-    /// As the runner who holds the token.
+    /// Sends a request as the runner with this token.
     ///
     /// # Errors
     /// As [`Api::get`].
@@ -59,7 +59,7 @@ impl Api {
         self.send(Method::POST, path, headers, bytes(body)?).await
     }
 
-    /// As the admin who holds the local key pair.
+    /// Sends a request as an admin, signed with the local key pair.
     ///
     /// # Errors
     /// As [`Api::get`].
@@ -67,7 +67,7 @@ impl Api {
         self.admin_send(Method::POST, path, bytes(body)?).await
     }
 
-    /// `DELETE` as the admin.
+    /// Sends a `DELETE` request as an admin, signed with the local key pair.
     ///
     /// # Errors
     /// As [`Api::get`].
@@ -88,7 +88,7 @@ impl Api {
         self.send(method, path, headers, body).await
     }
 
-    /// With a fresh proof of the key.
+    /// Registers with a fresh proof for the key.
     ///
     /// # Errors
     /// As [`Api::get`].
@@ -98,7 +98,7 @@ impl Api {
         self.send(Method::POST, REGISTER, headers, bytes(body)?).await
     }
 
-    /// A fresh proof for [`REGISTER`] that we hold the key (RFC 9449).
+    /// Creates a DPoP proof (RFC 9449) of the key for [`REGISTER`].
     pub fn proof(&self, key: &SigningKey) -> String {
         let header = json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": public_jwk(key)});
         let claims = json!({
@@ -112,7 +112,7 @@ impl Api {
 
     async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Result<Reply> {
         let mut request = Request::new(Full::new(body));
-        let asked = format!("{method} {path}");
+        let request_line = format!("{method} {path}");
         *request.method_mut() = method;
         *request.uri_mut() = self.uri(path)?;
         *request.headers_mut() = headers;
@@ -124,7 +124,7 @@ impl Api {
             true => Value::Null,
             false => serde_json::from_slice(&body).map_err(failed)?,
         };
-        Ok(Reply { asked, status, body })
+        Ok(Reply { request_line, status, body })
     }
 
     fn uri(&self, path: &str) -> Result<Uri> {
@@ -133,36 +133,39 @@ impl Api {
 }
 
 impl Reply {
-    /// Prints the exchange in a line, if it went as the story says.
+    /// Prints the exchange in one line with a note.
     ///
     /// # Errors
-    /// As [`Reply::must_be`].
-    pub fn told(&self, expected: StatusCode, what: &str) -> Result<()> {
-        self.must_be(expected)?;
-        println!("  {}  {}  {what}", self.asked, self.status.as_u16());
+    /// As [`Reply::expect_status`].
+    pub fn expect_and_print(&self, expected: StatusCode, note: &str) -> Result<()> {
+        self.expect_status(expected)?;
+        println!("  {}  {}  {note}", self.request_line, self.status.as_u16());
         Ok(())
     }
 
-    /// Checks the status.
+    /// Checks the response's status.
     ///
     /// # Errors
-    /// Unless it is the expected one.
-    pub fn must_be(&self, expected: StatusCode) -> Result<()> {
-        let (asked, status) = (&self.asked, self.status.as_u16());
+    /// If it has another status.
+    pub fn expect_status(&self, expected: StatusCode) -> Result<()> {
+        let (request_line, status) = (&self.request_line, self.status.as_u16());
         if self.status != expected {
             let expected = expected.as_u16();
-            return Err(Error::Failed(format!("{asked}: {status} instead of {expected}: {}", self.body)));
+            return Err(Error::Failed(format!(
+                "{request_line}: {status} instead of {expected}: {}",
+                self.body
+            )));
         }
         Ok(())
     }
 
-    /// A text field, or nothing.
+    /// Returns a string field, or an empty string.
     pub fn text(&self, field: &str) -> String {
         self.body[field].as_str().unwrap_or_default().to_owned()
     }
 }
 
-/// A compact JWS (RFC 7515) signed with EdDSA (RFC 8037).
+/// Creates a compact JWS (RFC 7515) signed with EdDSA (RFC 8037).
 fn jwt(key: &SigningKey, header: &Value, claims: &Value) -> String {
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", encode(header), encode(claims));
@@ -170,12 +173,12 @@ fn jwt(key: &SigningKey, header: &Value, claims: &Value) -> String {
     format!("{signed}.{signature}")
 }
 
-/// Checks a receipt as anybody can: with the service's public keys and nothing else.
+/// Verifies a receipt with only the service's public keys.
 ///
 /// # Errors
 /// When it does not verify.
 pub fn verify_receipt(receipt: &str, keys: &Value) -> Result<()> {
-    let verified = || {
+    let verify = || {
         let (signed, signature) = receipt.rsplit_once('.')?;
         let header: Value = serde_json::from_slice(&decode(signed.split('.').next()?)?).ok()?;
         let key = keys["keys"].as_array()?.iter().find(|key| key["kid"] == header["kid"])?;
@@ -183,7 +186,9 @@ pub fn verify_receipt(receipt: &str, keys: &Value) -> Result<()> {
         let signature = Signature::from_slice(&decode(signature)?).ok()?;
         key.verify_strict(signed.as_bytes(), &signature).ok()
     };
-    verified().ok_or_else(|| Error::Failed("the receipt does not verify with the service's keys".into()))
+    verify().ok_or_else(|| {
+        Error::Failed("the receipt's signature does not verify with the service's public keys".into())
+    })
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! `cargo local …`: what can be typed.
+//! The command line of `cargo local`.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -9,54 +9,55 @@ use crate::stack::Options;
 
 /// Printed for `--help`.
 pub const HELP: &str = "\
-Runs the whole product on this machine: PostgreSQL, the real function binaries, and an HTTP front
-that plays API Gateway on 127.0.0.1.
+Runs the complete service on this machine: PostgreSQL, the function binaries, and a local API Gateway
+on 127.0.0.1.
 
   cargo local [OPTIONS]              serve until Ctrl-C
-  cargo local demo [OPTIONS]         play a runner through the whole cycle, check the rows, and end
+  cargo local demo [OPTIONS]         run one runner through the whole cycle, check the rows, and exit
   cargo local cold-start [--rounds N]
-                                     measure from spawn to first response of each function      [30]
-  cargo local claim-depth            measure claims over HTTP, with 10,000 rows queued and with 1,000,000
-  cargo local stop-test-database     stop the PostgreSQL that `cargo test` has started
+                                     measure each function from process start to first response [30]
+  cargo local claim-depth            measure claims over HTTP with 10,000 and with 1,000,000 rows queued
+  cargo local stop-test-database     stop the PostgreSQL server that `cargo test` started
 
-  --port N            the API's port; 0 finds a free one                    [9000; demo: 0]
-  --database-url URL  use this server instead of a private one              [$DATABASE_URL]
-  --instances N       at most N processes of each function                  [1]
-  --lease-ttl S       a claim lives S seconds without a heartbeat           [300]
+  --port N            port of the API; 0 chooses a free one                 [9000; demo: 0]
+  --database-url URL  use this PostgreSQL server instead of a private one   [$DATABASE_URL]
+  --instances N       run at most N processes of each function              [1]
+  --lease-ttl S       expire a claim after S seconds without a heartbeat    [300]
   --reap-every S      run the reaper every S seconds                        [60]
-  --trusted-root FILE the Sigstore trusted root for keyless bundles         [the embedded one]
+  --trusted-root FILE Sigstore trusted root for keyless bundles             [the embedded one]
   --release           build the functions with the release profile
 
-IAM is played with access key `local`, secret `local-secret`, region us-east-1, service execute-api:
+Admin routes require an AWS signature with access key `local`, secret `local-secret`, region us-east-1
+and service execute-api:
 
   curl --aws-sigv4 aws:amz:us-east-1:execute-api --user local:local-secret \\
        http://127.0.0.1:9000/api/admin/keys
 ";
 
-/// What was asked for.
+/// A parsed command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve until Ctrl-C.
     Serve(Options),
-    /// Play the demo.
+    /// Run the demo.
     Demo(Options),
-    /// Measure cold starts, this many of each function.
+    /// Measure cold starts.
     ColdStart {
-        /// At least one.
+        /// Cold starts per function, at least 1.
         rounds: u32,
     },
-    /// Measure claims at two depths.
+    /// Measure claims at two queue depths.
     ClaimDepth,
-    /// Stop the tests' shared cluster.
+    /// Stop the cluster that the tests share.
     StopTestDatabase,
     /// Print [`HELP`].
     Help,
 }
 
-/// Reads the arguments after the program's name; `database_url` is the environment's.
+/// Parses the arguments after the program's name. `database_url` comes from the environment.
 ///
 /// # Errors
-/// When they make no sense; the text names the argument.
+/// If an argument is unknown or invalid; the text names it.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     database_url: Option<String>,
@@ -82,7 +83,7 @@ pub fn parse(
         }
     }
     if rounds.is_some() && name.as_deref() != Some("cold-start") {
-        return Err("--rounds is for cold-start".into());
+        return Err("--rounds is valid only for cold-start".into());
     }
     match name.as_deref() {
         None => Ok(Command::Serve(Options { port: port.unwrap_or(options.port), ..options })),
@@ -90,7 +91,7 @@ pub fn parse(
         Some("cold-start") => Ok(Command::ColdStart { rounds: rounds.unwrap_or(30) }),
         Some("claim-depth") => Ok(Command::ClaimDepth),
         Some("stop-test-database") => Ok(Command::StopTestDatabase),
-        Some(other) => Err(format!("{other:?} is not a command").into()),
+        Some(other) => Err(format!("unknown command {other:?}").into()),
     }
 }
 
@@ -105,7 +106,7 @@ fn at_least_one(parser: &mut lexopt::Parser) -> Result<u32, lexopt::Error> {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Command, String> {
+    fn parse_line(line: &str) -> Result<Command, String> {
         let arguments = line.split_whitespace().map(OsString::from);
         parse(arguments, Some("postgres://environment".into())).map_err(|error| error.to_string())
     }
@@ -115,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn every_option() {
-        assert_eq!(parsed(""), Ok(Command::Serve(defaults())));
+    fn every_option_is_parsed() {
+        assert_eq!(parse_line(""), Ok(Command::Serve(defaults())));
         let line = "--port 0 --database-url postgres://other --instances 4 --lease-ttl 2 --reap-every=1 \
                     --trusted-root root.json --release";
         let options = Options {
@@ -129,27 +130,27 @@ mod tests {
             release: true,
             ..Options::default()
         };
-        assert_eq!(parsed(line), Ok(Command::Serve(options)));
+        assert_eq!(parse_line(line), Ok(Command::Serve(options)));
     }
 
     #[test]
-    fn the_demo_finds_a_port_by_itself() {
-        assert_eq!(parsed("demo"), Ok(Command::Demo(Options { port: 0, ..defaults() })));
-        assert_eq!(parsed("demo --port 9001"), Ok(Command::Demo(Options { port: 9001, ..defaults() })));
+    fn the_demo_uses_a_free_port_by_default() {
+        assert_eq!(parse_line("demo"), Ok(Command::Demo(Options { port: 0, ..defaults() })));
+        assert_eq!(parse_line("demo --port 9001"), Ok(Command::Demo(Options { port: 9001, ..defaults() })));
     }
 
     #[test]
-    fn cold_starts_are_counted_in_rounds() {
-        assert_eq!(parsed("cold-start"), Ok(Command::ColdStart { rounds: 30 }));
-        assert_eq!(parsed("cold-start --rounds 5"), Ok(Command::ColdStart { rounds: 5 }));
-        assert!(parsed("demo --rounds 5").unwrap_err().contains("--rounds"));
+    fn cold_start_has_30_rounds_by_default() {
+        assert_eq!(parse_line("cold-start"), Ok(Command::ColdStart { rounds: 30 }));
+        assert_eq!(parse_line("cold-start --rounds 5"), Ok(Command::ColdStart { rounds: 5 }));
+        assert!(parse_line("demo --rounds 5").unwrap_err().contains("--rounds"));
     }
 
     #[test]
-    fn says_what_makes_no_sense() {
-        assert!(parsed("--prot 1").unwrap_err().contains("--prot"));
-        assert!(parsed("serve").unwrap_err().contains("serve"));
-        assert!(parsed("--lease-ttl 0").is_err());
-        assert!(parsed("--port 70000").is_err());
+    fn errors_name_the_invalid_argument() {
+        assert!(parse_line("--prot 1").unwrap_err().contains("--prot"));
+        assert!(parse_line("serve").unwrap_err().contains("serve"));
+        assert!(parse_line("--lease-ttl 0").is_err());
+        assert!(parse_line("--port 70000").is_err());
     }
 }

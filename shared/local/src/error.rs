@@ -1,34 +1,34 @@
-//! What can go wrong while bringing the product up, told to the person at the keyboard.
+//! Errors of the local stack, worded for the developer who started it.
 
-/// A failure of the local stack. Its text is printed as it is: it names what is missing or what was
-/// being done, and where there is one, the line to type.
+/// A failure of the local stack. The text is printed as is: it names the failed step or the missing program,
+/// and the command that fixes it, if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Something the machine lacks and this program cannot install by itself.
+    /// A requirement that this program cannot install.
     #[error("{what} is missing.\n  To install it: {remedy}")]
     Missing {
-        /// What is missing.
+        /// The missing requirement.
         what: String,
-        /// The one line to type.
+        /// The command that installs it.
         remedy: String,
     },
-    /// The operating system refused.
+    /// An I/O error.
     #[error("could not {doing}: {source}")]
     Io {
-        /// The step, as a verb phrase.
+        /// The failed step, as a verb phrase.
         doing: String,
-        /// Its refusal.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// Postgres refused.
-    #[error("could not {doing}: {}", explain(.source))]
+    /// A database error.
+    #[error("could not {doing}: {}", server_message(.source))]
     Database {
-        /// The step, as a verb phrase.
+        /// The failed step, as a verb phrase.
         doing: String,
-        /// Its refusal.
+        /// The database's error.
         source: tokio_postgres::Error,
     },
-    /// Anything else; the text says it all.
+    /// Any other error, described completely by its text.
     #[error("{0}")]
     Failed(String),
 }
@@ -36,25 +36,25 @@ pub enum Error {
 /// The result of a step of the local stack.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// `tokio_postgres::Error` prints only “db error”; the server's own words are in its source.
-fn explain(error: &tokio_postgres::Error) -> String {
+/// Returns the server's message, because `tokio_postgres::Error` prints only “db error”.
+fn server_message(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Names the step that failed.
-pub(crate) trait While<T> {
-    /// `doing` is a verb phrase: “could not {doing}: …”.
-    fn while_(self, doing: impl Into<String>) -> Result<T>;
+/// Adds the failed step to an error.
+pub(crate) trait ErrorContext<T> {
+    /// Adds the step `doing`, a verb phrase that completes “could not {doing}: …”.
+    fn context(self, doing: impl Into<String>) -> Result<T>;
 }
 
-impl<T> While<T> for std::io::Result<T> {
-    fn while_(self, doing: impl Into<String>) -> Result<T> {
+impl<T> ErrorContext<T> for std::io::Result<T> {
+    fn context(self, doing: impl Into<String>) -> Result<T> {
         self.map_err(|source| Error::Io { doing: doing.into(), source })
     }
 }
 
-impl<T> While<T> for std::result::Result<T, tokio_postgres::Error> {
-    fn while_(self, doing: impl Into<String>) -> Result<T> {
+impl<T> ErrorContext<T> for std::result::Result<T, tokio_postgres::Error> {
+    fn context(self, doing: impl Into<String>) -> Result<T> {
         self.map_err(|source| Error::Database { doing: doing.into(), source })
     }
 }

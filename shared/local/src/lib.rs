@@ -1,12 +1,13 @@
-//! One command to run it all: Postgres, the real function binaries, and API Gateway on loopback.
+//! The local stack: runs Postgres, the function binaries and a local API Gateway with one command.
 //!
 //! ```text
-//!   HTTP ──▶ front ──▶ event ──▶ runtime ──▶ function processes ──▶ Postgres
-//!            routes from template.yaml      Lambda Runtime API      private cluster, or DATABASE_URL
+//!   HTTP ──▶ API Gateway ──▶ event ──▶ Lambda ──▶ function processes ──▶ Postgres
+//!            routes from template.yaml            Lambda Runtime API     private cluster, or DATABASE_URL
 //!            IAM as SigV4
 //! ```
 //!
-//! [`stack`] puts it together, [`demo`] plays a runner's day on it, [`measure`] times it, [`command_line`] is what can be typed. The tests of other crates use [`postgres`] alone.
+//! [`stack`] starts the parts, [`demo`] runs a runner's whole cycle on them, [`measure`] measures them, and
+//! [`command_line`] parses the arguments. The tests of other crates use only [`postgres`].
 
 pub mod api_gateway;
 pub mod client;
@@ -23,7 +24,7 @@ pub mod workspace;
 
 pub use error::Error;
 
-/// Lower-case hexadecimal.
+/// Encodes bytes as lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {

@@ -1,4 +1,4 @@
-//! `cargo local`: one command to run it all. See `--help`.
+//! `cargo local`: runs the complete service locally. See `--help`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let command = match command_line::parse(std::env::args_os().skip(1), std::env::var("DATABASE_URL").ok()) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("{error}\nWhat can be typed: cargo local --help");
+            eprintln!("{error}\nFor usage, run: cargo local --help");
             return ExitCode::from(2);
         }
     };
@@ -37,14 +37,14 @@ fn run(command: Command) -> Result<()> {
                 print!("{HELP}");
                 Ok(())
             }
-            Command::ColdStart { rounds } => to_its_end(cold_start::measure(rounds)).await,
-            Command::ClaimDepth => to_its_end(claim_depth::measure()).await,
+            Command::ColdStart { rounds } => run_to_completion(cold_start::measure(rounds)).await,
+            Command::ClaimDepth => run_to_completion(claim_depth::measure()).await,
             Command::StopTestDatabase => postgres::stop_shared_test_cluster(),
-            Command::Serve(options) => until_stopped(serve(options)).await.unwrap_or(Ok(())),
-            Command::Demo(options) => to_its_end(demo::play(options)).await,
+            Command::Serve(options) => run_until_signal(serve(options)).await.unwrap_or(Ok(())),
+            Command::Demo(options) => run_to_completion(demo::run(options)).await,
         }
     });
-    // A build that is still under way must not keep us; everything else stops with its owner.
+    // Does not wait longer for a build in progress. Everything else stops when its owner is dropped.
     runtime.shutdown_timeout(Duration::from_secs(10));
     result
 }
@@ -52,32 +52,34 @@ fn run(command: Command) -> Result<()> {
 async fn serve(options: Options) -> Result<()> {
     let stack = Stack::start(&options).await?;
     println!("ready {}\ndatabase {}", stack.url, stack.database_url);
-    // Whoever waits for these lines may read them through a pipe.
+    // A program that waits for these lines may read them through a pipe, which is block-buffered.
     let _ = std::io::stdout().flush();
-    eprintln!("The functions' logs are in {}. Ctrl-C stops everything.", stack.folder.display());
+    eprintln!("The functions write their logs to {}. Press Ctrl-C to stop.", stack.folder.display());
     std::future::pending().await
 }
 
-/// Runs what fails when it is stopped.
-async fn to_its_end(work: impl Future<Output = Result<()>>) -> Result<()> {
-    until_stopped(work).await.unwrap_or_else(|| Err(Error::Failed("stopped before its end".into())))
+/// Runs work that must complete: a signal that stops it is an error.
+async fn run_to_completion(work: impl Future<Output = Result<()>>) -> Result<()> {
+    run_until_signal(work)
+        .await
+        .unwrap_or_else(|| Err(Error::Failed("stopped by a signal before it completed".into())))
 }
 
-/// Runs until done, or, with nothing to return, until Ctrl-C, SIGTERM or the terminal's end; what was
-/// started is stopped by being dropped.
-async fn until_stopped(work: impl Future<Output = Result<()>>) -> Option<Result<()>> {
+/// Runs work until it completes, or returns `None` on SIGINT, SIGTERM or SIGHUP. Dropping the work stops
+/// everything it started.
+async fn run_until_signal(work: impl Future<Output = Result<()>>) -> Option<Result<()>> {
     tokio::select! {
         result = work => Some(result),
-        () = caught(SignalKind::interrupt()) => None,
-        () = caught(SignalKind::terminate()) => None,
-        () = caught(SignalKind::hangup()) => None,
+        () = wait_for_signal(SignalKind::interrupt()) => None,
+        () = wait_for_signal(SignalKind::terminate()) => None,
+        () = wait_for_signal(SignalKind::hangup()) => None,
     }
 }
 
-async fn caught(kind: SignalKind) {
+async fn wait_for_signal(kind: SignalKind) {
     match signal(kind) {
         Ok(mut signal) => drop(signal.recv().await),
-        // Where it cannot be caught it ends us by itself.
+        // Without a handler, the signal's default action ends the process.
         Err(_) => std::future::pending().await,
     }
 }

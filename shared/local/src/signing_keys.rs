@@ -13,25 +13,26 @@ use time::{Duration, OffsetDateTime};
 use crate::error::{Error, Result};
 use crate::postgres::write_private;
 
-/// Writes a JWK set with one fresh key, readable by us alone.
+/// Writes a JWK set with one new key to a file that only the current user can read.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// If the file cannot be written.
 pub fn write_signing_keys(path: &Path) -> Result<()> {
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed).expect("the operating system gives random bytes");
+    getrandom::fill(&mut seed).expect("the operating system provides random bytes");
     let set = rotate_key_set(r#"{"keys":[]}"#, seed, OffsetDateTime::now_utc(), Duration::ZERO)
-        .map_err(|refused| Error::Failed(refused.to_string()))?;
+        .map_err(|error| Error::Failed(error.to_string()))?;
     write_private(path, &set)
 }
 
-/// The members that identify the key.
+/// Returns the JWK members that identify the key.
 pub fn public_jwk(key: &SigningKey) -> Value {
     let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
     json!({"crv": "Ed25519", "kty": "OKP", "x": x})
 }
 
-/// RFC 7638: the digest of the required members in lexicographic order, without white space.
+/// Returns the key's thumbprint (RFC 7638): the SHA-256 of the required members in lexicographic order,
+/// without white space, in base64url.
 pub fn thumbprint(key: &SigningKey) -> String {
     let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
     let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
@@ -42,9 +43,9 @@ pub fn thumbprint(key: &SigningKey) -> String {
 mod tests {
     use super::*;
 
-    /// The key and thumbprint of RFC 8037, appendices A.1 and A.3.
+    /// Uses the key and thumbprint of RFC 8037, appendices A.1 and A.3.
     #[test]
-    fn the_thumbprint_is_rfc_8037s() {
+    fn the_thumbprint_matches_the_example_in_rfc_8037() {
         let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
         let key = SigningKey::from_bytes(&seed.try_into().unwrap());
         assert_eq!(public_jwk(&key)["x"], "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");

@@ -1,4 +1,4 @@
-//! The whole product on this machine: Postgres, migrations, keys, the function processes, the front.
+//! The local stack: Postgres, migrations, signing keys, function processes and the local API Gateway.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,31 +19,31 @@ use crate::api_gateway::event::scheduled_event;
 use crate::api_gateway::route::Route;
 use crate::api_gateway::sigv4::Credentials;
 use crate::api_gateway::template::{self, Template};
-use crate::error::{Error, Result, While};
+use crate::error::{Error, ErrorContext, Result};
 use crate::lambda::build;
 use crate::lambda::runtime_api::{Function, Settings};
 use crate::postgres::Cluster;
 use crate::{signing_keys, workspace};
 
-/// The function that the template's schedule invokes.
+/// Name of the function that the template's schedule invokes.
 const REAPER: &str = "reaper";
 
-/// What the command line decides.
+/// Options parsed from the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The loopback port of the API; 0 for a free one.
+    /// Loopback port of the API; 0 chooses a free one.
     pub port: u16,
-    /// A server to use instead of a private cluster.
+    /// Server to use instead of a private cluster.
     pub database_url: Option<String>,
-    /// At most this many processes of each function.
+    /// Maximum number of processes of each function.
     pub instances: usize,
-    /// How long a claim lives without a heartbeat, in seconds.
+    /// Lease duration of a claim, in seconds.
     pub lease_ttl_s: u32,
-    /// How often the reaper runs.
+    /// Interval between runs of the reaper.
     pub reap_every: Duration,
-    /// The Sigstore trusted root for keyless bundles, instead of the embedded one.
+    /// Sigstore trusted root for keyless bundles, instead of the embedded one.
     pub trusted_root: Option<PathBuf>,
-    /// Build the functions with the release profile.
+    /// Whether to build the functions with the release profile.
     pub release: bool,
     /// Where runners reach the API, if not at its own port: proofs are made for it.
     pub public_url: Option<String>,
@@ -67,45 +67,45 @@ impl Default for Options {
     }
 }
 
-/// The running product. Its processes end when it is dropped or stopped.
+/// A running stack. Its processes end when it is dropped or stopped.
 #[derive(Debug)]
 pub struct Stack {
-    /// `http://127.0.0.1:PORT`.
+    /// Base URL of the API, `http://127.0.0.1:PORT`.
     pub url: String,
-    /// `postgres://…`.
+    /// URL of the database.
     pub database_url: String,
-    /// Logs and keys of this run.
+    /// Folder with the logs and keys of this stack.
     pub folder: PathBuf,
-    /// What the front matches requests against.
+    /// Routes of the gateway.
     pub routes: Vec<Route>,
-    /// Those behind the routes, and the reaper, by name.
+    /// Functions of the routes, and the reaper, by name.
     pub functions: HashMap<String, Arc<Function>>,
     tasks: JoinSet<()>,
 }
 
 impl Stack {
-    /// Builds the functions and brings everything up.
+    /// Builds the functions and starts all parts.
     ///
     /// # Errors
-    /// When something is missing, taken or broken; the text says what, and what to type.
+    /// If a part does not start; the text names the reason and, if there is one, the command that fixes it.
     pub async fn start(options: &Options) -> Result<Self> {
         let root = workspace::root()?;
-        // Bound first: while nobody else can have the port, its folder under target/ is ours too.
+        // Binds first: owning the port also gives exclusive use of the folder that is named after it.
         let (listener, address) = bind(options.port).await?;
         let url = format!("http://{address}");
         let template = Template::read(&root.join("template.yaml"))?;
-        let wanted = wanted_functions(&template)?;
-        let binaries = build_functions(root, &wanted, options.release).await?;
+        let required = required_functions(&template)?;
+        let binaries = build_functions(root, &required, options.release).await?;
 
-        let folder = fresh_folder(address.port())?;
+        let folder = create_empty_folder(address.port())?;
         let mut tasks = JoinSet::new();
-        let database_url = database(options, &folder, &mut tasks).await?;
+        let database_url = start_database(options, &folder, &mut tasks).await?;
         migrate(&database_url).await?;
         let keys_file = folder.join("signing-keys.json");
         signing_keys::write_signing_keys(&keys_file)?;
         let environment = environment(options, &url, &database_url, &keys_file)?;
 
-        let functions: HashMap<String, Arc<Function>> = wanted
+        let functions: HashMap<String, Arc<Function>> = required
             .into_iter()
             .map(|function| {
                 let name = function.name.clone();
@@ -119,27 +119,27 @@ impl Stack {
                 (name, Arc::new(Function::new(settings)))
             })
             .collect();
-        tasks.spawn(reap(Arc::clone(&functions[REAPER]), options.reap_every));
-        let front = ApiGateway::new(template.routes.clone(), functions.clone(), Credentials::local());
-        tasks.spawn(Arc::new(front).serve(listener));
+        tasks.spawn(schedule_reaper(Arc::clone(&functions[REAPER]), options.reap_every));
+        let gateway = ApiGateway::new(template.routes.clone(), functions.clone(), Credentials::local());
+        tasks.spawn(Arc::new(gateway).serve(listener));
         Ok(Self { url, database_url, folder, routes: template.routes, functions, tasks })
     }
 
-    /// Stops after some work on it. What failed wants the logs: only with success they go too.
+    /// Stops the stack and returns the result of the work on it. Removes the logs only if the work succeeded.
     ///
     /// # Errors
-    /// That of the work, or when the logs cannot be removed.
-    pub async fn stop_after<T>(self, worked: Result<T>) -> Result<T> {
+    /// The error of the work, or if the logs cannot be removed.
+    pub async fn stop_after<T>(self, result: Result<T>) -> Result<T> {
         let folder = self.folder.clone();
         self.stop().await;
-        match &worked {
-            Ok(_) => std::fs::remove_dir_all(&folder).while_(format!("remove {}", folder.display()))?,
-            Err(_) => eprintln!("The functions' logs are in {}.", folder.display()),
+        match &result {
+            Ok(_) => std::fs::remove_dir_all(&folder).context(format!("remove {}", folder.display()))?,
+            Err(_) => eprintln!("See the functions' logs in {}.", folder.display()),
         }
-        worked
+        result
     }
 
-    /// Ends the function processes and the private cluster, and waits for that. The logs stay.
+    /// Stops the function processes and the private cluster, and waits until they have ended. The logs stay.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
     }
@@ -149,44 +149,44 @@ async fn bind(port: u16) -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
     let listener = listener.map_err(|source| match source.kind() {
         std::io::ErrorKind::AddrInUse => Error::Failed(format!(
-            "port {port} is taken. Choose another: cargo local --port {} (0 finds a free one)",
+            "port {port} is in use. Choose another: cargo local --port {} (0 chooses a free one)",
             port.saturating_add(1)
         )),
         _ => Error::Io { doing: format!("listen on port {port}"), source },
     })?;
-    let address = listener.local_addr().while_("ask for the port")?;
+    let address = listener.local_addr().context("get the port's number")?;
     Ok((listener, address))
 }
 
-/// `target/local/PORT/`, empty.
-fn fresh_folder(port: u16) -> Result<PathBuf> {
+/// Creates the empty folder `target/local/PORT/`.
+fn create_empty_folder(port: u16) -> Result<PathBuf> {
     let folder = workspace::target()?.join("local").join(port.to_string());
     let doing = || format!("empty {}", folder.display());
     match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).while_(doing()),
-        _ => std::fs::create_dir_all(&folder).while_(doing())?,
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context(doing()),
+        _ => std::fs::create_dir_all(&folder).context(doing())?,
     }
     Ok(folder)
 }
 
-/// Those that a route or the schedule leads to; the others belong to deployments.
-fn wanted_functions(template: &Template) -> Result<Vec<template::Function>> {
-    let is_wanted = |function: &&template::Function| {
+/// Returns the functions that a route or the schedule invokes. The others serve only deployments.
+fn required_functions(template: &Template) -> Result<Vec<template::Function>> {
+    let is_required = |function: &&template::Function| {
         function.name == REAPER || template.routes.iter().any(|route| route.function == function.name)
     };
-    let wanted: Vec<_> = template.functions.iter().filter(is_wanted).cloned().collect();
-    match wanted.iter().any(|function| function.name == REAPER) {
-        true => Ok(wanted),
+    let required: Vec<_> = template.functions.iter().filter(is_required).cloned().collect();
+    match required.iter().any(|function| function.name == REAPER) {
+        true => Ok(required),
         false => Err(Error::Failed(format!("template.yaml has no function {REAPER}"))),
     }
 }
 
 async fn build_functions(
     root: PathBuf,
-    wanted: &[template::Function],
+    required: &[template::Function],
     release: bool,
 ) -> Result<BTreeMap<String, PathBuf>> {
-    let names: Vec<String> = wanted.iter().map(|function| function.name.clone()).collect();
+    let names: Vec<String> = required.iter().map(|function| function.name.clone()).collect();
     blocking(move || {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         build::functions(&root, &names, release)
@@ -194,28 +194,28 @@ async fn build_functions(
     .await
 }
 
-/// The given server, or a private cluster and a task that keeps it running.
-async fn database(options: &Options, folder: &Path, tasks: &mut JoinSet<()>) -> Result<String> {
+/// Returns the URL of the configured server, or starts a private cluster with a task that supervises it.
+async fn start_database(options: &Options, folder: &Path, tasks: &mut JoinSet<()>) -> Result<String> {
     if let Some(url) = &options.database_url {
         return Ok(url.clone());
     }
     let dir = folder.join("postgres");
     let cluster = blocking(move || Cluster::start(&dir)).await?;
     let url = cluster.url();
-    tasks.spawn(keep_running(cluster));
+    tasks.spawn(supervise(cluster));
     Ok(url)
 }
 
-/// A managed database comes back after a crash; so does this one.
-async fn keep_running(mut cluster: Cluster) {
+/// Restarts the cluster if it ends, as a managed database would after a crash.
+async fn supervise(mut cluster: Cluster) {
     loop {
         sleep(Duration::from_millis(100)).await;
         if !cluster.has_ended() {
             continue;
         }
-        eprintln!("PostgreSQL has ended; starting it again");
+        eprintln!("PostgreSQL has ended; restarting it");
         let restarted = spawn_blocking(move || {
-            let result = cluster.start_again();
+            let result = cluster.restart();
             (cluster, result)
         });
         let Ok((same, result)) = restarted.await else { return };
@@ -228,14 +228,14 @@ async fn keep_running(mut cluster: Cluster) {
 
 async fn migrate(database_url: &str) -> Result<()> {
     let connected = tokio_postgres::connect(database_url, NoTls).await;
-    let (mut client, connection) = connected.while_("connect to the database")?;
+    let (mut client, connection) = connected.context("connect to the database")?;
     let connection = tokio::spawn(connection);
     let applied = bakeoff_core::migrate::apply(&mut client).await;
     drop(client);
     let _ = connection.await;
     applied
         .map(drop)
-        .map_err(|error| Error::Failed(format!("the migrations do not apply: {}", error_chain(&error))))
+        .map_err(|error| Error::Failed(format!("could not apply the migrations: {}", error_chain(&error))))
 }
 
 fn environment(
@@ -253,19 +253,19 @@ fn environment(
         ("HEARTBEAT_INTERVAL_S".to_owned(), heartbeat_interval_s(options.lease_ttl_s).to_string()),
     ]);
     if let Some(root) = &options.trusted_root {
-        let path = root.canonicalize().while_(format!("read {}", root.display()))?;
+        let path = root.canonicalize().context(format!("read {}", root.display()))?;
         variables.insert("TRUSTED_ROOT_FILE".to_owned(), path.display().to_string());
     }
     Ok(variables)
 }
 
-/// Three heartbeats fit a lease, so that two may be lost; a minute apart at most.
+/// Returns a third of the lease, so that two heartbeats may be lost, but at most 60 s.
 fn heartbeat_interval_s(lease_ttl_s: u32) -> u32 {
     (lease_ttl_s / 3).clamp(1, 60)
 }
 
-/// Plays EventBridge: one invocation after another, never two at once.
-async fn reap(reaper: Arc<Function>, every: Duration) {
+/// Plays EventBridge: invokes the reaper at each interval, never two at the same time.
+async fn schedule_reaper(reaper: Arc<Function>, every: Duration) {
     let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -277,7 +277,7 @@ async fn reap(reaper: Arc<Function>, every: Duration) {
     }
 }
 
-/// Runs what waits for other programs on a thread of its own.
+/// Runs blocking work on a separate thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     spawn_blocking(work).await.map_err(|error| Error::Failed(error.to_string()))?
 }
@@ -287,7 +287,7 @@ mod tests {
     use super::heartbeat_interval_s;
 
     #[test]
-    fn three_heartbeats_fit_a_lease() {
+    fn the_heartbeat_interval_is_a_third_of_the_lease_up_to_60_s() {
         assert_eq!([1, 2, 30, 300, 9000].map(heartbeat_interval_s), [1, 1, 10, 60, 60]);
     }
 }

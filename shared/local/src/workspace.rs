@@ -1,16 +1,16 @@
-//! Where this workspace and its build output are.
+//! Paths of this workspace and its build output.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The folder that holds `template.yaml` and `functions/`.
+/// Returns the folder that contains `template.yaml` and `functions/`.
 ///
-/// Cargo names the package it runs in `CARGO_MANIFEST_DIR`; a binary started by hand is looked for
-/// upwards from the current folder, then from the binary itself.
+/// Searches upwards from `CARGO_MANIFEST_DIR`, which Cargo sets, then from the current folder and from the
+/// executable.
 ///
 /// # Errors
-/// When none of them lies in the workspace.
+/// If none of them is in the workspace.
 pub fn root() -> Result<PathBuf> {
     let starts = [
         std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from),
@@ -23,17 +23,19 @@ pub fn root() -> Result<PathBuf> {
         .flat_map(|start| start.ancestors())
         .find(|dir| dir.join("template.yaml").is_file() && dir.join("functions").is_dir())
         .map(Path::to_path_buf)
-        .ok_or_else(|| Error::Failed("no template.yaml here or above: run this inside the workspace".into()))
+        .ok_or_else(|| {
+            Error::Failed("no template.yaml in this folder or above it; run this inside the workspace".into())
+        })
 }
 
-/// Cargo's build output, taken from where the running program lies (which also holds under
-/// `CARGO_TARGET_DIR` and `--target`).
+/// Returns Cargo's target folder, derived from the executable's path, which is also correct with
+/// `CARGO_TARGET_DIR` and `--target`.
 ///
 /// # Errors
-/// When the program was not built by Cargo and the workspace cannot be found either.
+/// If Cargo did not build the program and the workspace is not found either.
 pub fn target() -> Result<PathBuf> {
     let built_by_cargo = std::env::current_exe().ok().and_then(|exe| {
-        // Cargo marks the top of its output with this file.
+        // Cargo writes this file to the top of its target folder.
         exe.ancestors().find(|dir| dir.join(".rustc_info.json").is_file()).map(Path::to_path_buf)
     });
     match built_by_cargo {

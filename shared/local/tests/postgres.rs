@@ -1,4 +1,4 @@
-//! Private clusters: started, killed and started again, stopped.
+//! Private clusters: start, restart after a kill, and removal.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,18 +28,18 @@ async fn execute(url: &str, sql: &str) {
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
     while !holds() {
-        assert!(Instant::now() < until, "{what} did not come about");
+        assert!(Instant::now() < until, "{what} did not happen within 30 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[test]
-fn finds_the_server_programs_of_this_machine() {
+fn the_server_programs_of_this_machine_are_found() {
     assert!(Binaries::find().is_some());
 }
 
 #[tokio::test]
-async fn starts_durable_survives_a_kill_and_leaves_nothing() {
+async fn a_cluster_is_durable_restarts_after_a_kill_and_is_removed() {
     let dir = folder("own-cluster");
     let mut cluster = Cluster::start(&dir).unwrap();
     let url = cluster.url();
@@ -51,7 +51,7 @@ async fn starts_durable_survives_a_kill_and_leaves_nothing() {
     let pid = postmaster.lines().next().unwrap().to_owned();
     assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
     eventually("the end of the killed server", || cluster.has_ended()).await;
-    cluster.start_again().unwrap();
+    cluster.restart().unwrap();
     assert_eq!(query(&url, "SELECT what FROM kept").await, "still here");
 
     cluster.stop();
@@ -60,7 +60,7 @@ async fn starts_durable_survives_a_kill_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn refuses_a_wrong_password() {
+async fn a_wrong_password_is_rejected() {
     let cluster = Cluster::start(&folder("password")).unwrap();
     let (before, after) = cluster.url().split_once('@').map(|(b, a)| (b.to_owned(), a.to_owned())).unwrap();
     let user = before.rsplit_once(':').unwrap().0;
@@ -68,7 +68,7 @@ async fn refuses_a_wrong_password() {
 }
 
 #[tokio::test]
-async fn clusters_of_two_stacks_live_side_by_side() {
+async fn two_clusters_run_at_the_same_time() {
     let (one, other) = (Cluster::start(&folder("one")).unwrap(), Cluster::start(&folder("other")).unwrap());
     assert_eq!(query(&one.url(), "SELECT 'one'").await, "one");
     drop(one);

@@ -1,8 +1,8 @@
-//! AWS Signature Version 4 in the `Authorization` header, checked as API Gateway checks it for routes
-//! with IAM authorization, and made, as an admin's client makes it.
+//! AWS Signature Version 4 in the `Authorization` header: verification, as in API Gateway for routes with IAM
+//! authorization, and signing, for an admin's client.
 //!
-//! Follows “AWS Signature Version 4 for API requests” in the IAM User Guide; the tests hold it against
-//! AWS's own signing test suite.
+//! Follows “AWS Signature Version 4 for API requests” in the IAM User Guide. The tests use AWS's own signing
+//! test suite.
 
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, Method, Uri};
@@ -14,19 +14,19 @@ use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
-/// How far a request's date may lie from now, either way.
+/// Maximum difference between a request's date and the current time.
 const CLOCK_SKEW: Duration = Duration::minutes(5);
-/// ISO 8601's basic form, as in `x-amz-date`.
+/// ISO 8601 basic format, as in `x-amz-date`.
 const DATE: &[BorrowedFormatItem] = format_description!("[year][month][day]T[hour][minute][second]Z");
-/// All but RFC 3986's unreserved characters.
+/// All characters except RFC 3986's unreserved ones.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A key pair and what it may sign for.
+/// A key pair with its signing scope.
 #[derive(Clone)]
 pub struct Credentials {
-    /// The public half, which names the pair.
+    /// The access key id.
     pub access_key: String,
-    /// The secret half.
+    /// The secret access key.
     pub secret_key: String,
     /// Such as `us-east-1`.
     pub region: String,
@@ -35,8 +35,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The pair that the local stack knows: `local` and `local-secret`, for `execute-api` in
-    /// `us-east-1`. It guards nothing but a loopback port.
+    /// Returns the local stack's key pair: `local` and `local-secret`, for `execute-api` in `us-east-1`. It
+    /// protects only a loopback port.
     pub fn local() -> Self {
         let [access_key, secret_key, region, service] =
             ["local", "local-secret", "us-east-1", "execute-api"].map(str::to_owned);
@@ -44,33 +44,33 @@ impl Credentials {
     }
 }
 
-/// Why a request is not by the holder of the key pair. API Gateway tells the caller none of this.
+/// The reason why a signature is invalid. API Gateway does not report it to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No `Authorization` header of this scheme.
-    #[error("not signed")]
+    /// There is no `Authorization` header of this scheme.
+    #[error("the request is not signed with AWS Signature Version 4")]
     NotSigned,
-    /// The header, or the date, cannot be read.
-    #[error("malformed signature")]
+    /// The `Authorization` header or the date is malformed.
+    #[error("the Authorization or x-amz-date header is malformed")]
     Malformed,
-    /// Another access key, region, service or day.
-    #[error("signed for another scope")]
+    /// The signature is for another access key, region, service or day.
+    #[error("the signature is for another access key, region, service or day")]
     AnotherScope,
-    /// Signed more than five minutes ago, or in the future.
-    #[error("signed too long ago or in the future")]
+    /// The date differs from the current time by more than five minutes.
+    #[error("the signature's date differs from the current time by more than 5 minutes")]
     Stale,
-    /// A header that must be signed (`host`) is not, or a signed one is absent.
-    #[error("a header is not covered by the signature")]
+    /// The required header `host` is not signed, or a signed header is missing.
+    #[error("the host header is not signed, or a signed header is missing")]
     UncoveredHeader,
     /// `x-amz-content-sha256` is not the body's digest.
-    #[error("the body is not the signed one")]
+    #[error("x-amz-content-sha256 is not the body's SHA-256")]
     AnotherBody,
-    /// The signature itself.
-    #[error("wrong signature")]
+    /// The signature does not match the request.
+    #[error("the signature does not match the request")]
     WrongSignature,
 }
 
-/// Checks that a request was signed with `credentials` at about `now`.
+/// Verifies that a request was signed with `credentials` within five minutes of `now`.
 ///
 /// # Errors
 /// The first check that fails.
@@ -102,11 +102,11 @@ pub fn verify(
         .map_err(|_| Refusal::WrongSignature)
 }
 
-/// The `x-amz-date` and `authorization` headers that sign a request which has `host` and, where wanted
-/// in the signature, other headers already.
+/// Signs a request and returns its `x-amz-date` and `authorization` headers. The signature covers all of
+/// `headers`, which must include `host`.
 ///
 /// # Errors
-/// [`Refusal::UncoveredHeader`] when a header is not text.
+/// [`Refusal::UncoveredHeader`] if a header is not UTF-8.
 pub fn sign(
     method: &Method,
     uri: &Uri,
@@ -131,7 +131,7 @@ pub fn sign(
     Ok([("x-amz-date", date), ("authorization", authorization)])
 }
 
-/// The parts of `AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…`.
+/// The fields of `AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…`.
 struct Authorization<'a> {
     credential: &'a str,
     signed_headers: &'a str,
@@ -155,7 +155,7 @@ impl<'a> Authorization<'a> {
     }
 }
 
-/// What a signing key is good for: one day, region and service.
+/// The scope of a signing key: one day, region and service.
 struct Scope<'a> {
     credentials: &'a Credentials,
     day: &'a str,
@@ -206,7 +206,8 @@ fn canonical_request(
     Ok(format!("{method}\n{path}\n{query}\n{canonical_headers}\n{names}\n{body_digest}"))
 }
 
-/// Dot segments and doubled slashes resolved, then encoded once more (all services but S3).
+/// Resolves dot segments and repeated slashes, then percent-encodes the path once more (for all services
+/// except S3).
 fn canonical_path(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {
@@ -236,7 +237,7 @@ fn canonical_query(query: &str) -> String {
     pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
-/// Trimmed, runs of spaces as one, several values joined by commas.
+/// Returns the header's values trimmed, with runs of spaces collapsed, joined by commas.
 fn canonical_value(headers: &HeaderMap, name: &str) -> Option<String> {
     let values = headers.get_all(name).iter();
     let values: Option<Vec<String>> = values
@@ -248,8 +249,8 @@ fn canonical_value(headers: &HeaderMap, name: &str) -> Option<String> {
     values.filter(|values| !values.is_empty()).map(|values| values.join(","))
 }
 
-/// The digest that the signature covers, which must be the body's own unless the signer chose not to
-/// sign it.
+/// Returns the digest that the signature covers. It must be the body's, unless the signer declared the
+/// payload unsigned.
 fn body_digest(headers: &HeaderMap, body: &[u8]) -> Result<String, Refusal> {
     let actual = hex(&Sha256::digest(body));
     match header(headers, "x-amz-content-sha256") {

@@ -1,5 +1,5 @@
-//! SigV4 against AWS's own signing test suite (`signing_suite/*.txt`: the suite's signed requests, as they
-//! go over the wire) and against what botocore signs.
+//! SigV4 tests with AWS's own signing test suite (`signing_suite/*.txt`, its signed HTTP requests) and with
+//! requests that botocore signed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use time::{Duration, OffsetDateTime};
 
 const SUITE_TIME: OffsetDateTime = datetime!(2015-08-30 12:36:00 UTC);
 
-/// An HTTP/1.1 request as text: head, empty line, body.
+/// Parses the text of an HTTP/1.1 request: head, empty line, body.
 fn parse(text: &str) -> (Parts, String) {
     let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
     let mut lines = head.lines();
@@ -54,7 +54,7 @@ suite! {
     suite_vanilla "get-vanilla"
     suite_query_is_sorted_by_name "get-vanilla-query-order-key-case"
     suite_query_stays_encoded "get-vanilla-query-order-encoded"
-    suite_unreserved_stay_plain "get-vanilla-query-unreserved"
+    suite_unreserved_characters_stay_unencoded "get-vanilla-query-unreserved"
     suite_values_are_trimmed "get-header-value-trim"
     suite_values_are_joined "get-header-key-duplicate"
     suite_slashes "get-slashes-normalized"
@@ -75,18 +75,19 @@ fn local() -> (Parts, Credentials) {
     let (parts, _) = parse(include_str!("signing_suite/botocore.txt"));
     (parts, Credentials::local())
 }
-/// When botocore signed `botocore.txt`.
+
+/// The time at which botocore signed `botocore.txt`.
 const SIGNED: OffsetDateTime = datetime!(2026-08-30 12:36:00 UTC);
 const BODY: &[u8] = br#"{"reason": "test"}"#;
 
 #[test]
-fn accepts_what_botocore_signs() {
+fn a_signature_by_botocore_is_accepted() {
     let (parts, credentials) = local();
     assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Ok(()));
 }
 
 #[test]
-fn refuses_another_body_method_path_or_query() {
+fn another_body_method_path_or_query_is_refused() {
     let (parts, credentials) = local();
     let wrong = |change: &dyn Fn(&mut Parts), body: &[u8]| {
         let mut parts = parts.clone();
@@ -100,7 +101,7 @@ fn refuses_another_body_method_path_or_query() {
 }
 
 #[test]
-fn refuses_another_secret_key_region_or_service() {
+fn another_key_region_or_service_is_refused() {
     let (parts, credentials) = local();
     let other = Credentials { secret_key: "other".into(), ..credentials.clone() };
     assert_eq!(verify(&parts, BODY, &other, SIGNED), Err(Refusal::WrongSignature));
@@ -114,7 +115,7 @@ fn refuses_another_secret_key_region_or_service() {
 }
 
 #[test]
-fn refuses_a_request_five_minutes_off() {
+fn a_date_more_than_five_minutes_off_is_refused() {
     let (parts, credentials) = local();
     for (off, expected) in
         [(299, Ok(())), (-299, Ok(())), (301, Err(Refusal::Stale)), (-301, Err(Refusal::Stale))]
@@ -124,7 +125,7 @@ fn refuses_a_request_five_minutes_off() {
 }
 
 #[test]
-fn refuses_what_is_not_signed_at_all() {
+fn an_unsigned_request_is_refused() {
     let (mut parts, credentials) = local();
     parts.headers.insert("authorization", "Bearer abc".parse().unwrap());
     assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Err(Refusal::NotSigned));
@@ -133,14 +134,14 @@ fn refuses_what_is_not_signed_at_all() {
 }
 
 #[test]
-fn refuses_a_body_that_is_not_the_declared_one() {
+fn a_body_with_another_declared_digest_is_refused() {
     let (mut parts, credentials) = local();
     parts.headers.insert("x-amz-content-sha256", "00".parse().unwrap());
     assert_eq!(verify(&parts, BODY, &credentials, SIGNED), Err(Refusal::AnotherBody));
 }
 
 #[test]
-fn what_it_signs_it_accepts_and_only_then() {
+fn a_signature_by_sign_verifies_until_the_request_changes() {
     let credentials = Credentials::local();
     let uri = "/api/admin/keys/a%2Fb?limit=10&cursor=x%3D%3D";
     let mut request = Request::builder().method("DELETE").uri(uri).header("host", "127.0.0.1:9000");

@@ -1,8 +1,7 @@
-//! Between HTTP and API Gateway's payload format 2.0: a request becomes the event a function gets, and
-//! what the function answers becomes a response.
+//! Conversion between HTTP and API Gateway's payload format 2.0: requests to events, and function results to
+//! responses.
 //!
-//! Follows “Working with AWS Lambda proxy integrations for HTTP APIs” in the API Gateway Developer
-//! Guide.
+//! Follows “Working with AWS Lambda proxy integrations for HTTP APIs” in the API Gateway Developer Guide.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,47 +17,50 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use uuid::Uuid;
 
-use crate::api_gateway::route::Matched;
+use crate::api_gateway::route::RouteMatch;
 
-/// The account everything here belongs to.
+/// The AWS account id in events and ARNs.
 pub const ACCOUNT_ID: &str = "000000000000";
-/// The IAM user who signs with the local key pair.
+/// The IAM user of the local key pair.
 const IAM_USER_ARN: &str = "arn:aws:iam::000000000000:user/local";
 const IAM_USER_ID: &str = "AIDALOCAL";
 
-/// A received request with all of its body.
+/// A received request with its complete body.
 #[derive(Debug)]
-pub struct Received<'a> {
+pub struct ReceivedRequest<'a> {
     /// Method, path and headers.
     pub parts: &'a http::request::Parts,
-    /// The body as sent: still compressed if it was.
+    /// The body as sent, possibly compressed.
     pub body: &'a [u8],
-    /// Who sent it.
+    /// The client's address.
     pub peer: SocketAddr,
-    /// When it came.
+    /// The time of receipt.
     pub at: OffsetDateTime,
-    /// API Gateway's own id of the request.
+    /// API Gateway's id of the request.
     pub request_id: Uuid,
 }
 
-/// The event for a request on a route, `access_key` being the IAM caller's where the route wants one.
-pub fn http_event(received: &Received, matched: &Matched, access_key: Option<&str>) -> Value {
+/// Builds the event for a request on a route. `access_key` is the IAM caller's, if the route requires IAM.
+pub fn http_event(received: &ReceivedRequest, route_match: &RouteMatch, access_key: Option<&str>) -> Value {
     let parts = received.parts;
     let (body, is_base64) = body_field(&parts.headers, received.body);
     let mut event = json!({
         "version": "2.0",
-        "routeKey": matched.route.key(),
+        "routeKey": route_match.route.key(),
         "rawPath": parts.uri.path(),
         "rawQueryString": parts.uri.query().unwrap_or_default(),
         "headers": headers_field(&parts.headers),
-        "requestContext": request_context(received, matched, access_key),
+        "requestContext": request_context(received, route_match, access_key),
         "isBase64Encoded": is_base64,
     });
-    // API Gateway leaves out what is empty.
+    // API Gateway omits empty fields.
     let optional = [
         ("cookies", cookies_field(&parts.headers)),
         ("queryStringParameters", query_field(parts.uri.query().unwrap_or_default())),
-        ("pathParameters", object(matched.parameters.iter().map(|(name, value)| (*name, value.as_str())))),
+        (
+            "pathParameters",
+            object(route_match.parameters.iter().map(|(name, value)| (*name, value.as_str()))),
+        ),
         ("body", body),
     ];
     for (name, value) in optional {
@@ -69,7 +71,7 @@ pub fn http_event(received: &Received, matched: &Matched, access_key: Option<&st
     event
 }
 
-fn request_context(received: &Received, matched: &Matched, access_key: Option<&str>) -> Value {
+fn request_context(received: &ReceivedRequest, route_match: &RouteMatch, access_key: Option<&str>) -> Value {
     let parts = received.parts;
     let host = header_text(&parts.headers, header::HOST).unwrap_or("localhost");
     let domain = host.rsplit_once(':').map_or(host, |(name, _port)| name);
@@ -87,7 +89,7 @@ fn request_context(received: &Received, matched: &Matched, access_key: Option<&s
             "userAgent": header_text(&parts.headers, header::USER_AGENT).unwrap_or_default(),
         },
         "requestId": received.request_id.to_string(),
-        "routeKey": matched.route.key(),
+        "routeKey": route_match.route.key(),
         "stage": "$default",
         "time": received.at.format(time).unwrap_or_default(),
         "timeEpoch": epoch_ms(received.at),
@@ -106,7 +108,7 @@ fn request_context(received: &Received, matched: &Matched, access_key: Option<&s
     context
 }
 
-/// What EventBridge sends on a schedule.
+/// Builds the event that EventBridge sends on a schedule.
 pub fn scheduled_event(rule: &str, at: OffsetDateTime) -> Value {
     let time = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     json!({
@@ -130,7 +132,8 @@ pub(crate) fn epoch_ms(at: OffsetDateTime) -> i128 {
     at.unix_timestamp_nanos() / 1_000_000
 }
 
-/// Names in lower case, several values of a header joined by commas; cookies have their own field.
+/// Builds the `headers` field: names in lower case, repeated headers joined by commas, without cookies, which
+/// have a field of their own.
 fn headers_field(headers: &HeaderMap) -> Value {
     let mut fields: BTreeMap<&str, String> = BTreeMap::new();
     for (name, value) in headers.iter().filter(|(name, _)| *name != header::COOKIE) {
@@ -146,7 +149,7 @@ fn cookies_field(headers: &HeaderMap) -> Option<Value> {
     (!cookies.is_empty()).then(|| json!(cookies))
 }
 
-/// Decoded, several values of a name joined by commas.
+/// Builds the `queryStringParameters` field: percent-decoded, repeated names joined by commas.
 fn query_field(query: &str) -> Option<Value> {
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let mut fields: BTreeMap<String, String> = BTreeMap::new();
@@ -163,7 +166,7 @@ fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Value>
     (!fields.is_empty()).then_some(Value::Object(fields))
 }
 
-/// Text as it is; anything else, and whatever is compressed, in base64.
+/// Builds the `body` field: uncompressed text unchanged, every other body in base64.
 fn body_field(headers: &HeaderMap, body: &[u8]) -> (Option<Value>, bool) {
     if body.is_empty() {
         return (None, false);
@@ -188,10 +191,10 @@ fn is_textual(headers: &HeaderMap) -> bool {
         || kind.ends_with("+xml")
 }
 
-/// A function's answer in payload format 2.0.
+/// A function's result in payload format 2.0.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+struct FunctionResponse {
     status_code: u16,
     #[serde(default)]
     headers: Option<BTreeMap<String, Value>>,
@@ -205,44 +208,44 @@ struct Answer {
     is_base64_encoded: bool,
 }
 
-/// The response for what a function returned: as it says if it has a `statusCode`, else 200 with the
-/// returned JSON itself, as payload format 2.0 infers. `None` if it is neither, which API Gateway calls
-/// an internal server error.
+/// Converts a function's result to a response. A result without a `statusCode` becomes a 200 with the
+/// returned JSON, as payload format 2.0 specifies. Returns `None` for an invalid result, which API Gateway
+/// reports as an internal server error.
 pub fn http_response(returned: &[u8]) -> Option<Response<Bytes>> {
     let value: Value = serde_json::from_slice(returned).ok()?;
     if value.get("statusCode").is_none() {
         return Some(json_response(StatusCode::OK, Bytes::copy_from_slice(returned)));
     }
-    let answer: Answer = serde_json::from_value(value).ok()?;
-    let body = match answer.body {
-        Some(text) if answer.is_base64_encoded => STANDARD.decode(text).ok()?.into(),
+    let response_fields: FunctionResponse = serde_json::from_value(value).ok()?;
+    let body = match response_fields.body {
+        Some(text) if response_fields.is_base64_encoded => STANDARD.decode(text).ok()?.into(),
         Some(text) => Bytes::from(text),
         None => Bytes::new(),
     };
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(answer.status_code).ok()?;
+    *response.status_mut() = StatusCode::from_u16(response_fields.status_code).ok()?;
     let headers = response.headers_mut();
-    for (name, value) in answer.headers.unwrap_or_default() {
+    for (name, value) in response_fields.headers.unwrap_or_default() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
     }
-    for (name, values) in answer.multi_value_headers.unwrap_or_default() {
+    for (name, values) in response_fields.multi_value_headers.unwrap_or_default() {
         let name = HeaderName::try_from(name).ok()?;
-        // A function that fills both says the same thing twice.
+        // `lambda_http` writes each header into both fields.
         headers.remove(&name);
         for value in values {
             headers.append(&name, HeaderValue::try_from(value).ok()?);
         }
     }
-    for cookie in answer.cookies.unwrap_or_default() {
+    for cookie in response_fields.cookies.unwrap_or_default() {
         headers.append(header::SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
     }
-    // Ours to compute from the body.
+    // The gateway computes the length from the body.
     headers.remove(header::CONTENT_LENGTH);
     Some(response)
 }
 
-/// What API Gateway answers by itself: `{"message": …}`.
+/// Builds API Gateway's own error response: `{"message": …}`.
 pub fn gateway_message(status: StatusCode, message: &str) -> Response<Bytes> {
     json_response(status, json!({ "message": message }).to_string().into())
 }

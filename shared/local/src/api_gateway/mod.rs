@@ -1,4 +1,5 @@
-//! Plays API Gateway on loopback: routes from `template.yaml`, IAM as SigV4, requests as payload format 2.0 events.
+//! Plays API Gateway on loopback: routes from `template.yaml`, IAM as SigV4, requests as payload format 2.0
+//! events.
 
 pub mod event;
 pub mod gateway;

@@ -1,22 +1,22 @@
-//! Routes as API Gateway's HTTP APIs match them: the most specific wins, whatever the order.
+//! Route matching as in API Gateway's HTTP APIs: the most specific route wins, independent of the order.
 
 use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result};
 
-/// A route key (`POST /api/queue/{run_id}/submit`) and the function behind it.
+/// A route key (`POST /api/queue/{run_id}/submit`) with its function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     method: Option<String>,
     path: String,
     segments: Vec<Segment>,
-    /// The function's name.
+    /// Name of the function.
     pub function: String,
-    /// Whether the caller must be an IAM principal (SigV4).
+    /// Whether the route requires an IAM principal (SigV4).
     pub iam: bool,
 }
 
-/// Ordered by how specific it is, the most specific first.
+/// A path segment, ordered from most to least specific.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Segment {
     Literal(String),
@@ -24,33 +24,35 @@ enum Segment {
     Greedy(String),
 }
 
-/// A route that fits a request, and what its variables stand for (percent-decoded).
+/// A matching route with the percent-decoded values of its path variables.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Matched<'a> {
+pub struct RouteMatch<'a> {
     /// The route.
     pub route: &'a Route,
-    /// Name and value of each variable, in the path's order.
+    /// Name and value of each variable, in path order.
     pub parameters: Vec<(&'a str, String)>,
 }
 
 impl Route {
-    /// Makes a route from the parts of a route key; the method may be `ANY`.
+    /// Creates a route from the parts of a route key. The method may be `ANY`.
     ///
     /// # Errors
-    /// When the path does not begin with `/` or has a `{name+}` before its end.
+    /// If the path does not start with `/`, or `{name+}` is not its last segment.
     pub fn new(method: &str, path: &str, function: &str, iam: bool) -> Result<Self> {
         let method = method.to_uppercase();
-        let rest = path.strip_prefix('/').ok_or_else(|| Error::Failed(format!("{path:?} is no path")))?;
+        let rest = path
+            .strip_prefix('/')
+            .ok_or_else(|| Error::Failed(format!("the path {path:?} must start with /")))?;
         let segments: Vec<Segment> = rest.split('/').map(Segment::parse).collect();
         let before_last = &segments[..segments.len() - 1];
         if before_last.iter().any(|segment| matches!(segment, Segment::Greedy(_))) {
-            return Err(Error::Failed(format!("{path:?}: only the last part may be greedy")));
+            return Err(Error::Failed(format!("{path:?}: only the last segment may be greedy ({{name+}})")));
         }
         let method = (method != "ANY").then_some(method);
         Ok(Self { method, path: path.to_owned(), segments, function: function.to_owned(), iam })
     }
 
-    /// As API Gateway writes it: `POST /api/queue/{run_id}/submit`.
+    /// Returns the route key, such as `POST /api/queue/{run_id}/submit`.
     pub fn key(&self) -> String {
         format!("{} {}", self.method.as_deref().unwrap_or("ANY"), self.path)
     }
@@ -62,16 +64,16 @@ impl Route {
         let mut rest = Some(path.strip_prefix('/')?);
         let mut parameters = Vec::new();
         for segment in &self.segments {
-            let here = rest?;
-            let (part, after) = here.split_once('/').map_or((here, None), |(a, b)| (a, Some(b)));
+            let remaining = rest?;
+            let (part, after) = remaining.split_once('/').map_or((remaining, None), |(a, b)| (a, Some(b)));
             rest = after;
             match segment {
                 Segment::Literal(text) if text == part => {}
                 Segment::Variable(name) if !part.is_empty() => {
-                    parameters.push((name.as_str(), decoded(part)))
+                    parameters.push((name.as_str(), percent_decode(part)))
                 }
-                Segment::Greedy(name) if !here.is_empty() => {
-                    parameters.push((name.as_str(), decoded(here)));
+                Segment::Greedy(name) if !remaining.is_empty() => {
+                    parameters.push((name.as_str(), percent_decode(remaining)));
                     rest = None;
                 }
                 _ => return None,
@@ -101,18 +103,18 @@ impl Segment {
     }
 }
 
-/// The route for a method and a path as received (still percent-encoded): of those that match, the one
-/// whose first differing part is the more specific, and of equal ones the one that names the method.
-pub fn find<'a>(routes: &'a [Route], method: &str, path: &str) -> Option<Matched<'a>> {
+/// Finds the route for a method and a percent-encoded path. Of several matching routes, the one wins whose
+/// first differing segment is more specific; among equal ones, the one that names the method.
+pub fn find<'a>(routes: &'a [Route], method: &str, path: &str) -> Option<RouteMatch<'a>> {
     let matching = routes
         .iter()
-        .filter_map(|route| route.matches(method, path).map(|parameters| Matched { route, parameters }));
-    matching.min_by_key(|found| {
-        let ranks: Vec<u8> = found.route.segments.iter().map(Segment::rank).collect();
-        (ranks, found.route.method.is_none())
+        .filter_map(|route| route.matches(method, path).map(|parameters| RouteMatch { route, parameters }));
+    matching.min_by_key(|candidate| {
+        let ranks: Vec<u8> = candidate.route.segments.iter().map(Segment::rank).collect();
+        (ranks, candidate.route.method.is_none())
     })
 }
 
-fn decoded(text: &str) -> String {
+fn percent_decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

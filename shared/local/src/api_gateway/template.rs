@@ -1,8 +1,8 @@
-//! What `template.yaml` says of the functions and their routes, so that it is said once.
+//! Reads functions and routes from `template.yaml`, so that the local stack needs no second list of them.
 //!
-//! Read are the SAM functions with their `HttpApi` events, and plain `AWS::ApiGatewayV2::Route` and
-//! `Integration` resources. What only CloudFormation can know (`!GetAtt`, `!If`, …) is passed over; a
-//! `!Ref` to a parameter is its default.
+//! Reads SAM functions with their `HttpApi` events, and `AWS::ApiGatewayV2::Route` and `Integration`
+//! resources. Ignores values that only CloudFormation can resolve (`!GetAtt`, `!If`, …). A `!Ref` to a
+//! parameter resolves to the parameter's default.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,26 +10,26 @@ use std::time::Duration;
 use saphyr::{LoadableYamlNode, Yaml};
 
 use crate::api_gateway::route::Route;
-use crate::error::{Error, Result, While};
+use crate::error::{Error, ErrorContext, Result};
 
-/// One function of the template.
+/// A function of the template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
-    /// Its binary and its package: `Metadata.BuildProperties.Binary`, else the last part of `CodeUri`,
+    /// Name of its binary and package: `Metadata.BuildProperties.Binary`, else the last part of `CodeUri`,
     /// else the resource's name without `Function`.
     pub name: String,
-    /// How long one invocation may take.
+    /// Time limit of an invocation.
     pub timeout: Duration,
-    /// `MemorySize` in MB; only told to the function here, not enforced.
+    /// `MemorySize` in MB; passed to the function but not enforced.
     pub memory_mb: u32,
 }
 
 /// The functions and routes of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    /// In the template's order.
+    /// Functions in the template's order.
     pub functions: Vec<Function>,
-    /// In the template's order; `Route::function` is a name in `functions`.
+    /// Routes in the template's order; `Route::function` is a name in `functions`.
     pub routes: Vec<Route>,
 }
 
@@ -37,26 +37,26 @@ impl Template {
     /// Reads `template.yaml`.
     ///
     /// # Errors
-    /// When it cannot be read, is no YAML, or names a route that leads to no function.
+    /// If the file cannot be read or parsed, or a route has no function.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).while_(format!("read {}", path.display()))?;
+        let text = std::fs::read_to_string(path).context(format!("read {}", path.display()))?;
         Self::parse(&text).map_err(|error| Error::Failed(format!("{}: {error}", path.display())))
     }
 
     /// Parses the text of a template.
     ///
     /// # Errors
-    /// As [`Template::read`].
+    /// If the text cannot be parsed, or a route has no function.
     pub fn parse(text: &str) -> Result<Self> {
         let documents = Yaml::load_from_str(text).map_err(|error| Error::Failed(error.to_string()))?;
-        let root = documents.first().ok_or_else(|| Error::Failed("an empty template".into()))?;
+        let root = documents.first().ok_or_else(|| Error::Failed("the template is empty".into()))?;
         let source = Source { root };
         let mut routes = Vec::new();
         for (id, function) in source.resources("AWS::Serverless::Function") {
             routes.extend(event_routes(&source.name(id, function), function)?);
         }
         for (id, route) in source.resources("AWS::ApiGatewayV2::Route") {
-            routes.push(source.plain_route(id, route)?);
+            routes.push(source.route_resource(id, route)?);
         }
         let functions = source.resources("AWS::Serverless::Function");
         let functions = functions.map(|(id, function)| source.function(id, function)).collect();
@@ -64,7 +64,7 @@ impl Template {
     }
 }
 
-/// The template as YAML, to look things up in.
+/// The template's YAML, with lookups across resources.
 struct Source<'a> {
     root: &'a Yaml<'a>,
 }
@@ -99,32 +99,37 @@ impl<'a> Source<'a> {
             .map_or_else(|| id.trim_end_matches("Function").to_lowercase(), str::to_owned)
     }
 
-    /// A number, written out or as a reference to a parameter with a default.
+    /// Returns a literal number, or the default of the parameter that `value` references.
     fn number(&self, value: &Yaml) -> Option<u32> {
         let parameter = || {
-            let name = referenced(value)?;
+            let name = ref_name(value)?;
             let default = get(self.root, &["Parameters", name, "Default"])?;
             default.as_integer().or_else(|| default.as_str()?.parse().ok())
         };
         value.as_integer().or_else(parameter).and_then(|number| number.try_into().ok())
     }
 
-    /// Follows a route's target to its integration and that one's URI to the function.
-    fn plain_route(&self, id: &str, route: &Yaml) -> Result<Route> {
-        let leads_nowhere = || Error::Failed(format!("the route {id} leads to no function"));
-        let key = text(route, &["Properties", "RouteKey"]).ok_or_else(leads_nowhere)?;
-        let (method, path) = key.split_once(' ').ok_or_else(leads_nowhere)?;
+    /// Resolves a route resource: its target names the integration, whose URI names the function.
+    fn route_resource(&self, id: &str, route: &Yaml) -> Result<Route> {
+        let no_function = || Error::Failed(format!("the route {id} does not resolve to a function"));
+        let key = text(route, &["Properties", "RouteKey"]).ok_or_else(no_function)?;
+        let (method, path) = key.split_once(' ').ok_or_else(no_function)?;
         let target = get(route, &["Properties", "Target"]);
         let (_, integration) =
-            self.named_in(target, "AWS::ApiGatewayV2::Integration").ok_or_else(leads_nowhere)?;
+            self.find_resource_in(target, "AWS::ApiGatewayV2::Integration").ok_or_else(no_function)?;
         let uri = get(integration, &["Properties", "IntegrationUri"]);
-        let (id, function) = self.named_in(uri, "AWS::Serverless::Function").ok_or_else(leads_nowhere)?;
+        let (id, function) =
+            self.find_resource_in(uri, "AWS::Serverless::Function").ok_or_else(no_function)?;
         let iam = text(route, &["Properties", "AuthorizationType"]) == Some("AWS_IAM");
         Route::new(method, path, &self.name(id, function), iam)
     }
 
-    /// The resource of a type whose name occurs in `value`: `!Ref X.Alias`, `!Sub '…/${X}'`, `!GetAtt`.
-    fn named_in(&self, value: Option<&Yaml>, of_type: &'static str) -> Option<(&'a str, &'a Yaml<'a>)> {
+    /// Finds the resource of a type whose name occurs in `value`: `!Ref X.Alias`, `!Sub '…/${X}'`, `!GetAtt`.
+    fn find_resource_in(
+        &self,
+        value: Option<&Yaml>,
+        of_type: &'static str,
+    ) -> Option<(&'a str, &'a Yaml<'a>)> {
         let mut texts = Vec::new();
         collect_texts(value?, &mut texts);
         self.resources(of_type).find(|(id, _)| {
@@ -133,7 +138,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The routes among a function's own events.
+/// Returns the routes declared as events of a function.
 fn event_routes(name: &str, function: &Yaml) -> Result<Vec<Route>> {
     let events = entries(get(function, &["Properties", "Events"]));
     events
@@ -162,8 +167,8 @@ fn entries<'a>(node: Option<&'a Yaml<'a>>) -> impl Iterator<Item = (&'a str, &'a
     mapping.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str()?, value)))
 }
 
-/// What `!Ref name` or `{Ref: name}` names.
-fn referenced<'a>(value: &'a Yaml<'a>) -> Option<&'a str> {
+/// Returns the name in `!Ref name` or `{Ref: name}`.
+fn ref_name<'a>(value: &'a Yaml<'a>) -> Option<&'a str> {
     match value {
         Yaml::Tagged(tag, inner) if tag.suffix == "Ref" => inner.as_str(),
         other => text(other, &["Ref"]),

@@ -1,4 +1,4 @@
-//! What the rows must say, worked out from a result by the harness's rules and nothing of the service's.
+//! Expected rows, computed from a result by the harness's rules, without the service's code.
 
 use serde_json::Value;
 
@@ -9,17 +9,17 @@ use super::harness_run::HarnessRun;
 pub(super) struct ModelMetrics {
     /// The prompt's id in the run's config.
     pub(super) prompt: String,
-    /// The model's.
+    /// The model's id in the run's config.
     pub(super) model: String,
-    /// Null when no cell was attempted.
+    /// `None` if no cell was attempted.
     pub(super) score: Option<f64>,
-    /// The dominant failure code.
+    /// The most frequent failure code.
     pub(super) failure: Option<String>,
 }
 
 impl ModelMetrics {
-    /// Equal, the score up to rounding.
-    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+    /// Returns whether the rows are equal, with scores compared to within 1e-9.
+    pub(super) fn is_close_to(&self, other: &Self) -> bool {
         let scores = match (self.score, other.score) {
             (Some(one), Some(other)) => (one - other).abs() < 1e-9,
             (one, other) => one == other,
@@ -29,7 +29,7 @@ impl ModelMetrics {
     }
 }
 
-/// One row for each prompt and model, in the order of their ids.
+/// Returns one row per prompt and model, ordered by their ids.
 pub(super) fn model_metrics(run: &HarnessRun) -> Vec<ModelMetrics> {
     let ids = |pointer| {
         let mut ids: Vec<&str> = run.list(pointer).iter().filter_map(|item| item["id"].as_str()).collect();
@@ -44,7 +44,7 @@ pub(super) fn model_metrics(run: &HarnessRun) -> Vec<ModelMetrics> {
 }
 
 fn metrics_of(run: &HarnessRun, prompt: &str, model: &str) -> ModelMetrics {
-    // The floor suite (`dumb_model`) is no part of the score.
+    // The floor suite (`dumb_model`) does not count towards the score.
     let cells: Vec<&Value> = run
         .list("/records")
         .iter()
@@ -59,7 +59,7 @@ fn metrics_of(run: &HarnessRun, prompt: &str, model: &str) -> ModelMetrics {
         prompt: prompt.to_owned(),
         model: model.to_owned(),
         score: (!attempted.is_empty()).then_some(sum / tasks),
-        failure: dominant(cells.iter().filter_map(|cell| cell["failure_code"].as_str())),
+        failure: most_frequent(cells.iter().filter_map(|cell| cell["failure_code"].as_str())),
     }
 }
 
@@ -75,20 +75,20 @@ fn score(cell: &Value) -> f64 {
     }
 }
 
-/// The most frequent code; of equally frequent ones the first seen.
-fn dominant<'a>(codes: impl Iterator<Item = &'a str>) -> Option<String> {
+/// Returns the most frequent code; among equally frequent ones, the first in the input.
+fn most_frequent<'a>(codes: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for code in codes {
-        match counts.iter_mut().find(|(seen, _)| *seen == code) {
+        match counts.iter_mut().find(|(counted, _)| *counted == code) {
             Some((_, count)) => *count += 1,
             None => counts.push((code, 1)),
         }
     }
-    // `max_by_key` keeps the last of equals, so look from behind.
+    // `max_by_key` returns the last of equal items, so iterate in reverse.
     counts.iter().rev().max_by_key(|(_, count)| *count).map(|(code, _)| (*code).to_owned())
 }
 
-/// The highest `peak_vram_mb` of the records, in MB.
+/// Returns the highest `peak_vram_mb` of the records, in MB.
 pub(super) fn peak_vram_mb(run: &HarnessRun) -> Option<f64> {
     run.list("/records").iter().filter_map(|cell| cell["peak_vram_mb"].as_f64()).reduce(f64::max)
 }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_harness_runs() {
+    fn the_harness_runs_have_the_expected_metrics() {
         let runs = harness_run::all().unwrap();
         let found: Vec<_> = runs.iter().flat_map(model_metrics).collect();
         let metrics = |model: &str, score, failure: Option<&str>| ModelMetrics {
@@ -110,14 +110,14 @@ mod tests {
         };
         let expected =
             [metrics("qwen3_5_9b_q4", 0.625, None), metrics("flaky_llama31_8b_q4", 0.3125, Some("unknown"))];
-        let agree = found.len() == 2 && found.iter().zip(&expected).all(|(a, b)| a.agrees_with(b));
+        let agree = found.len() == 2 && found.iter().zip(&expected).all(|(a, b)| a.is_close_to(b));
         assert!(agree, "{found:?}");
     }
 
     #[test]
-    fn the_first_of_equally_frequent_codes_dominates() {
-        assert_eq!(dominant(["oom", "timeout", "timeout", "oom"].into_iter()).as_deref(), Some("oom"));
-        assert_eq!(dominant(["oom", "timeout", "timeout"].into_iter()).as_deref(), Some("timeout"));
-        assert_eq!(dominant([].into_iter()), None);
+    fn the_first_of_equally_frequent_codes_wins() {
+        assert_eq!(most_frequent(["oom", "timeout", "timeout", "oom"].into_iter()).as_deref(), Some("oom"));
+        assert_eq!(most_frequent(["oom", "timeout", "timeout"].into_iter()).as_deref(), Some("timeout"));
+        assert_eq!(most_frequent([].into_iter()), None);
     }
 }

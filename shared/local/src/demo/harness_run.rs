@@ -1,4 +1,4 @@
-//! The demo's input: two runs as the benchmark harness wrote and signed them.
+//! The demo's input: two runs that the benchmark harness wrote and signed.
 
 use ::base64::Engine;
 use ::base64::engine::general_purpose::STANDARD;
@@ -12,33 +12,33 @@ use crate::error::{Error, Result};
 
 const ENVELOPES: [&str; 2] =
     [include_str!("../../demo/signed-complete.json"), include_str!("../../demo/signed-incomplete.json")];
-/// The test key that signed both; for tests only.
+/// Seed of the test key that signed both runs; for tests only.
 const RUNNER_KEY_SEED: &str = include_str!("../../demo/runner_key.seed");
 
-/// One signed run.
+/// A signed run.
 pub(crate) struct HarnessRun {
     envelope: &'static str,
-    /// The signed result, read.
+    /// The parsed result.
     pub(crate) result: Value,
     raw: RawResult,
 }
 
-/// The parts that go back to the API exactly as the harness wrote them, to the last digit.
+/// The parts that are sent to the API byte for byte as the harness wrote them.
 #[derive(Deserialize)]
 struct RawResult {
     config: Box<RawValue>,
     tasks: Box<RawValue>,
 }
 
-/// Both runs, in the order of the story.
+/// Returns both runs, in the demo's order.
 pub(crate) fn all() -> Result<Vec<HarnessRun>> {
     ENVELOPES.into_iter().map(HarnessRun::read).collect()
 }
 
-/// The key that signed both.
+/// Returns the key that signed both runs.
 pub(crate) fn runner_key() -> Result<SigningKey> {
     let seed = STANDARD.decode(RUNNER_KEY_SEED.trim()).ok().and_then(|seed| seed.try_into().ok());
-    seed.map(|seed| SigningKey::from_bytes(&seed)).ok_or_else(|| broken("runner_key.seed"))
+    seed.map(|seed| SigningKey::from_bytes(&seed)).ok_or_else(|| invalid_fixture("runner_key.seed"))
 }
 
 pub(crate) fn base64(bytes: &[u8]) -> String {
@@ -51,8 +51,8 @@ impl HarnessRun {
         struct Envelope<T> {
             result: T,
         }
-        let read: Envelope<Value> = serde_json::from_str(envelope).map_err(broken)?;
-        let raw: Envelope<RawResult> = serde_json::from_str(envelope).map_err(broken)?;
+        let read: Envelope<Value> = serde_json::from_str(envelope).map_err(invalid_fixture)?;
+        let raw: Envelope<RawResult> = serde_json::from_str(envelope).map_err(invalid_fixture)?;
         Ok(Self { envelope, result: read.result, raw: raw.result })
     }
 
@@ -60,12 +60,12 @@ impl HarnessRun {
         self.result["run_id"].as_str().unwrap_or_default()
     }
 
-    /// Items of a list in the result, `/config/models` for one.
+    /// Returns the items of a list in the result, such as `/config/models`.
     pub(crate) fn list(&self, pointer: &str) -> &[Value] {
         self.result.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// The body of `POST /api/admin/runs` for the job that this run answers.
+    /// Returns the body of `POST /api/admin/runs` for the job that produced this result.
     pub(crate) fn enqueue_request(&self) -> Result<Box<RawValue>> {
         #[derive(Serialize)]
         struct Request<'a> {
@@ -80,28 +80,28 @@ impl HarnessRun {
         let request = Request {
             run_id: self.id(),
             publisher_id: "demo",
-            models: models.map(|(model, metadata)| described(model, metadata)).collect(),
-            prompts: self.list("/config/prompts").iter().map(committed).collect(),
+            models: models.map(|(model, metadata)| model_entry(model, metadata)).collect(),
+            prompts: self.list("/config/prompts").iter().map(prompt_entry).collect(),
             tasks: &self.raw.tasks,
             config: &self.raw.config,
         };
-        to_raw_value(&request).map_err(broken)
+        to_raw_value(&request).map_err(invalid_fixture)
     }
 
-    /// The body of `POST …/submit`, the envelope untouched.
+    /// Returns the body of `POST …/submit`, with the envelope unchanged.
     pub(crate) fn submission(&self, claim_id: &str) -> Result<Box<RawValue>> {
         #[derive(Serialize)]
         struct Submission<'a> {
             claim_id: &'a str,
             envelope: &'a RawValue,
         }
-        let envelope = serde_json::from_str(self.envelope).map_err(broken)?;
-        to_raw_value(&Submission { claim_id, envelope }).map_err(broken)
+        let envelope = serde_json::from_str(self.envelope).map_err(invalid_fixture)?;
+        to_raw_value(&Submission { claim_id, envelope }).map_err(invalid_fixture)
     }
 }
 
-/// A model of the run's config with a harness model descriptor.
-fn described(model: &Value, metadata: &Value) -> Value {
+/// Builds a request's model from the run's config and metadata, with a harness model descriptor.
+fn model_entry(model: &Value, metadata: &Value) -> Value {
     let name = model["id"].as_str().unwrap_or_default();
     let repository = metadata["repo_id"].as_str().unwrap_or_default();
     let creator = repository.split('/').next().unwrap_or_default();
@@ -124,12 +124,12 @@ fn described(model: &Value, metadata: &Value) -> Value {
     }})
 }
 
-/// A prompt of the run's config as the file it comes from.
-fn committed(prompt: &Value) -> Value {
+/// Builds a request's prompt, which names its file and commit.
+fn prompt_entry(prompt: &Value) -> Value {
     let id = prompt["id"].as_str().unwrap_or_default();
     json!({"id": id, "file_path": format!("prompts/{id}.md"), "git_commit_hash": "ad48ac3"})
 }
 
-fn broken(cause: impl std::fmt::Display) -> Error {
-    Error::Failed(format!("the demo's own files are broken: {cause}"))
+fn invalid_fixture(cause: impl std::fmt::Display) -> Error {
+    Error::Failed(format!("the demo's input files are invalid: {cause}"))
 }

@@ -1,7 +1,7 @@
-//! Function processes, and the Lambda Runtime API (2018-06-01) they live on.
+//! Function processes and their Lambda Runtime API (2018-06-01).
 //!
-//! Every process has an API of its own, on a port of its own, so that a process that dies takes down
-//! exactly the invocation it held and nothing else.
+//! Each process has its own API on its own port, so that a process that dies affects only its current
+//! invocation.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,77 +28,78 @@ use uuid::Uuid;
 
 use crate::api_gateway::event::{ACCOUNT_ID, epoch_ms};
 use crate::api_gateway::template;
-use crate::error::{Result, While};
+use crate::error::{ErrorContext, Result};
 
-/// A function: up to `instances` processes of its binary, started when there is work for them.
+/// A function: up to `instances` processes of its binary, started on demand.
 #[derive(Debug)]
 pub struct Function {
     settings: Settings,
     permits: Semaphore,
-    /// The most recently used last, and taken first: spare processes stay cold, as in Lambda.
+    /// Idle processes, most recently used last. The last one is reused first, so that spare processes stay
+    /// idle, as in Lambda.
     idle: Mutex<Vec<Instance>>,
 }
 
-/// What a function's processes are started with.
+/// Settings of a function's processes.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Name, timeout and memory, from the template.
     pub function: template::Function,
-    /// The program.
+    /// Path of the executable.
     pub binary: PathBuf,
-    /// Set in addition to our own environment.
+    /// Variables added to the inherited environment.
     pub environment: BTreeMap<String, String>,
-    /// Where its standard output and error go.
+    /// File for standard output and standard error.
     pub log: PathBuf,
-    /// At most this many processes, at least one.
+    /// Maximum number of processes, at least 1.
     pub instances: usize,
 }
 
-/// An invocation without an answer.
+/// A failed invocation.
 #[derive(Debug, thiserror::Error)]
 pub enum InvocationError {
     /// The process could not be started.
     #[error("{0}")]
     NotStarted(#[from] crate::Error),
-    /// The process ended before it answered.
-    #[error("the process ended in mid-request ({0})")]
+    /// The process ended before it returned a result.
+    #[error("the process ended during the request ({0})")]
     Died(ExitStatus),
-    /// The function's timeout passed; its process was killed.
-    #[error("no answer within {} s; the process was killed", .0.as_secs())]
+    /// The function exceeded its timeout and its process was killed.
+    #[error("no result within {} s; the process was killed", .0.as_secs())]
     TimedOut(Duration),
-    /// The function returned an error, with this report.
-    #[error("the function failed: {0}")]
+    /// The function reported an error.
+    #[error("the function reported an error: {0}")]
     Failed(Value),
 }
 
 impl Function {
-    /// A function without a process yet.
+    /// Creates a function without starting a process.
     pub fn new(settings: Settings) -> Self {
         let permits = Semaphore::new(settings.instances.max(1));
         Self { settings, permits, idle: Mutex::default() }
     }
 
-    /// Its name in the template.
+    /// Returns the function's name in the template.
     pub fn name(&self) -> &str {
         &self.settings.function.name
     }
 
-    /// What its processes are started with.
+    /// Returns the settings of the function's processes.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Where its processes write what they have to say.
+    /// Returns the path of the log file.
     pub fn log(&self) -> &Path {
         &self.settings.log
     }
 
-    /// Gives a payload to a process and waits for what it returns. Waits for a process when all are
-    /// busy; that time is not counted.
+    /// Invokes a process with a payload and returns the result. If all processes are busy, waits for one;
+    /// this time does not count towards the timeout.
     ///
     /// # Errors
-    /// See [`InvocationError`]. After each of them the next invocation gets a fresh process, unless the
-    /// function itself reported the error.
+    /// See [`InvocationError`]. Except after an error that the function reported itself, the next invocation
+    /// starts a new process.
     pub async fn invoke(&self, payload: Bytes) -> std::result::Result<Bytes, InvocationError> {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let mut instance = match self.take_idle() {
@@ -112,7 +113,7 @@ impl Function {
         answer
     }
 
-    /// An idle process that still lives.
+    /// Takes an idle process that is still running.
     fn take_idle(&self) -> Option<Instance> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(mut instance) = idle.pop() {
@@ -124,12 +125,12 @@ impl Function {
     }
 }
 
-/// One process and its Runtime API. Dropping it kills the process.
+/// A process with its Runtime API. Dropping it kills the process.
 #[derive(Debug)]
 struct Instance {
     process: Child,
     invocations: mpsc::Sender<Invocation>,
-    /// Its server; a set ends its tasks when it is dropped.
+    /// The API's server task, which ends when the set is dropped.
     _api: JoinSet<()>,
 }
 
@@ -137,8 +138,8 @@ impl Instance {
     async fn start(settings: &Settings) -> Result<Self> {
         let name = &settings.function.name;
         let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.while_("open a port for a function")?;
-        let address = listener.local_addr().while_("open a port for a function")?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("open a port for a function")?;
+        let address = listener.local_addr().context("open a port for a function")?;
         let (invocations, next) = mpsc::channel(1);
         let arn = format!("arn:aws:lambda:us-east-1:{ACCOUNT_ID}:function:{name}");
         let api = RuntimeApi { arn, next: next.into(), current: Mutex::default() };
@@ -150,13 +151,14 @@ impl Instance {
             .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
             .envs(&settings.environment)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().while_("share a function's log")?)
+            .stdout(log.try_clone().context("share a function's log")?)
             .stderr(log)
-            // A Ctrl-C at the terminal is for us alone, or it would look like a crash of them all.
+            // A process group of its own: Ctrl-C at the terminal must not end the function processes first,
+            // which would look like crashes.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .while_(format!("start {}", settings.binary.display()))?;
+            .context(format!("start {}", settings.binary.display()))?;
         Ok(Self { process, invocations, _api: server })
     }
 
@@ -165,15 +167,15 @@ impl Instance {
         payload: Bytes,
         timeout: Duration,
     ) -> std::result::Result<Bytes, InvocationError> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, result) = oneshot::channel();
         let deadline = OffsetDateTime::now_utc() + timeout;
         let invocation = Invocation { id: Uuid::new_v4(), payload, deadline, answer };
-        // The receiver lives in the API's task, which lives as long as we do.
+        // Cannot fail: the receiver is in the API's task, which ends with this instance.
         let _ = self.invocations.send(invocation).await;
         tokio::select! {
-            // A process may answer and end at once; the answer counts.
+            // Polls the result first, because a process may return it and end immediately.
             biased;
-            Ok(answer) = answered => answer.map_err(InvocationError::Failed),
+            Ok(answer) = result => answer.map_err(InvocationError::Failed),
             status = self.process.wait() => match status {
                 Ok(status) => Err(InvocationError::Died(status)),
                 Err(source) => {
@@ -186,7 +188,7 @@ impl Instance {
     }
 }
 
-/// The variables that Lambda defines (“Using Lambda environment variables”, Developer Guide).
+/// Returns the variables that Lambda defines (“Using Lambda environment variables”, Developer Guide).
 fn lambda_environment(function: &template::Function) -> [(&'static str, String); 9] {
     let name = function.name.clone();
     [
@@ -203,7 +205,7 @@ fn lambda_environment(function: &template::Function) -> [(&'static str, String);
 }
 
 fn append_to(log: &Path) -> Result<File> {
-    File::options().create(true).append(true).open(log).while_(format!("open {}", log.display()))
+    File::options().create(true).append(true).open(log).context(format!("open {}", log.display()))
 }
 
 struct Invocation {
@@ -213,14 +215,14 @@ struct Invocation {
     answer: oneshot::Sender<Answer>,
 }
 
-/// What a process posts: a response, or an error report.
+/// A process's result: a response or an error report.
 type Answer = std::result::Result<Bytes, Value>;
 
 /// The Runtime API of one process.
 struct RuntimeApi {
     arn: String,
     next: tokio::sync::Mutex<mpsc::Receiver<Invocation>>,
-    /// The invocation the process works on.
+    /// The process's current invocation.
     current: Mutex<Option<(Uuid, oneshot::Sender<Answer>)>>,
 }
 
@@ -233,7 +235,7 @@ async fn serve(listener: TcpListener, api: Arc<RuntimeApi>) {
             let api = Arc::clone(&api);
             async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
         });
-        // A process that is killed drops its connection; there is nobody to tell.
+        // An error means that the process was killed; `Instance::invoke` detects that itself.
         connections.spawn(async move {
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -245,7 +247,7 @@ impl RuntimeApi {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         let Some(path) = path.strip_prefix("/2018-06-01/runtime/") else {
-            return api_error(StatusCode::NOT_FOUND, "no such path");
+            return api_error(StatusCode::NOT_FOUND, "unknown path");
         };
         match (request.method(), path.split('/').collect::<Vec<_>>().as_slice()) {
             (&Method::GET, ["invocation", "next"]) => self.next().await,
@@ -253,16 +255,16 @@ impl RuntimeApi {
             (&Method::POST, ["invocation", id, "error"]) => {
                 self.finish(id, request, |report| Err(error_report(&report))).await
             }
-            // The process ends by itself after this, which is what the invocation waits for.
+            // The process ends after this report, and the invocation detects its end.
             (&Method::POST, ["init", "error"]) => accepted(),
-            _ => api_error(StatusCode::NOT_FOUND, "no such path"),
+            _ => api_error(StatusCode::NOT_FOUND, "unknown path"),
         }
     }
 
-    /// Holds the answer back until there is work.
+    /// Waits for the next invocation and returns it.
     async fn next(&self) -> Response<Full<Bytes>> {
         let Some(invocation) = self.next.lock().await.recv().await else {
-            return api_error(StatusCode::GONE, "the instance is being stopped");
+            return api_error(StatusCode::GONE, "the instance is stopping");
         };
         let id = invocation.id;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, invocation.answer));
@@ -287,23 +289,24 @@ impl RuntimeApi {
         request: Request<Incoming>,
         answer: impl FnOnce(Bytes) -> Answer,
     ) -> Response<Full<Bytes>> {
-        // Read whole before the invocation is taken: a process that dies half-way has not answered.
+        // Reads the whole body before it takes the invocation: a process that dies while sending has no
+        // result.
         let Ok(body) = request.into_body().collect().await else {
-            return api_error(StatusCode::BAD_REQUEST, "the body did not arrive");
+            return api_error(StatusCode::BAD_REQUEST, "the body is incomplete");
         };
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match current.take_if(|(current, _)| current.to_string() == id) {
             Some((_, invocation)) => {
-                // The caller may have given up.
+                // The caller may have stopped waiting.
                 let _ = invocation.send(answer(body.to_bytes()));
                 accepted()
             }
-            None => api_error(StatusCode::BAD_REQUEST, "not the current request"),
+            None => api_error(StatusCode::BAD_REQUEST, "this id is not the current invocation"),
         }
     }
 }
 
-/// The function's own report, or its text where that is no JSON.
+/// Parses the function's error report, or returns it as a string if it is not JSON.
 fn error_report(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_else(|_| json!(String::from_utf8_lossy(body)))
 }

@@ -1,7 +1,7 @@
-//! Claims through the whole stack, with a short queue and with a long one: HTTP, event, binary, Postgres.
+//! Measures claims through the whole stack (HTTP, event, binary, Postgres) with a short queue and a long one.
 //!
-//! Two stacks take turns, so that both meet the same machine. In either queue the first nine tenths of the
-//! rows need more VRAM than the runner has.
+//! Two stacks alternate, so that other load on the machine affects both alike. In each queue, the first nine
+//! tenths of the rows need more VRAM than the runner has.
 
 use std::time::{Duration, Instant};
 
@@ -11,22 +11,22 @@ use tokio_postgres::Client;
 
 use crate::client::Api;
 use crate::demo::{connect, harness_run};
-use crate::error::{Error, Result, While};
-use crate::measure::cold_start::{Summary, admitted};
+use crate::error::{Error, ErrorContext, Result};
+use crate::measure::cold_start::{Summary, register_runner};
 use crate::stack::{Options, Stack};
 
-/// The rows of either queue.
+/// The number of rows in each queue.
 const DEPTHS: [i64; 2] = [10_000, 1_000_000];
-/// A queue of ten thousand holds a thousand rows that fit: enough for all claims.
+/// A queue of 10,000 rows has 1,000 that fit the runner: enough for 9 rounds of 100 claims and the warm-up.
 const ROUNDS: usize = 9;
 const CLAIMS_PER_ROUND: usize = 100;
-/// How much longer a claim on the long queue may take than on the short one.
+/// Maximum ratio of a claim's time on the long queue to that on the short one.
 const GOAL: f64 = 1.5;
 
-/// Measures claims at both depths, and prints a table in Markdown.
+/// Measures claims at both depths and prints a table in Markdown.
 ///
 /// # Errors
-/// When a stack does not come up, or a claim finds nothing.
+/// If a stack does not start, or a claim finds no job.
 pub async fn measure() -> Result<()> {
     let options = Options { port: 0, release: true, ..Options::default() };
     let stacks = [Stack::start(&options).await?, Stack::start(&options).await?];
@@ -38,13 +38,13 @@ pub async fn measure() -> Result<()> {
     Ok(())
 }
 
-/// A stack with a queue of some depth, and what was measured on it.
+/// A stack with a queue of one depth, and its measurements.
 struct Queue {
     depth: i64,
     api: Api,
     token: String,
     claims: Vec<Duration>,
-    /// Requests that need no database: what the way there and back takes.
+    /// Times of requests without database access, which show the overhead of HTTP and invocation.
     without_database: Vec<Duration>,
 }
 
@@ -56,12 +56,12 @@ async fn measure_on(stacks: &[Stack; 2]) -> Result<String> {
     }
     for round in 0..=ROUNDS {
         for queue in &mut queues {
-            // The first round starts processes, connects and plans.
+            // The first round is a warm-up: processes start, connect and plan statements.
             let claims = if round == 0 { 10 } else { CLAIMS_PER_ROUND };
             for _ in 0..claims {
-                let (way, claim) = (queue.way().await?, queue.claim().await?);
+                let (round_trip, claim) = (queue.round_trip().await?, queue.claim().await?);
                 if round > 0 {
-                    queue.without_database.push(way);
+                    queue.without_database.push(round_trip);
                     queue.claims.push(claim);
                 }
             }
@@ -73,12 +73,12 @@ async fn measure_on(stacks: &[Stack; 2]) -> Result<String> {
 impl Queue {
     async fn load(stack: &Stack, depth: i64) -> Result<Self> {
         let api = Api::new(&stack.url);
-        let token = admitted(&api).await?;
+        let token = register_runner(&api).await?;
         let runs = harness_run::all()?;
-        let run = runs.first().ok_or_else(|| Error::Failed("there is no run".into()))?;
+        let run = runs.first().ok_or_else(|| Error::Failed("the demo has no run".into()))?;
         let enqueued = api.admin_post("/api/admin/runs", &run.enqueue_request()?).await?;
-        enqueued.must_be(StatusCode::CREATED)?;
-        fill(&connect(&stack.database_url).await?, depth).await.while_("fill the queue")?;
+        enqueued.expect_status(StatusCode::CREATED)?;
+        fill(&connect(&stack.database_url).await?, depth).await.context("fill the queue")?;
         Ok(Self { depth, api, token, claims: Vec::new(), without_database: Vec::new() })
     }
 
@@ -86,20 +86,20 @@ impl Queue {
         let started = Instant::now();
         let reply = self.api.post("/api/queue/claim", &self.token, &json!({})).await?;
         let took = started.elapsed();
-        reply.must_be(StatusCode::OK)?;
+        reply.expect_status(StatusCode::OK)?;
         Ok(took)
     }
 
-    async fn way(&self) -> Result<Duration> {
+    async fn round_trip(&self) -> Result<Duration> {
         let started = Instant::now();
         let reply = self.api.get("/api/jwks.json").await?;
         let took = started.elapsed();
-        reply.must_be(StatusCode::OK)?;
+        reply.expect_status(StatusCode::OK)?;
         Ok(took)
     }
 }
 
-/// Copies the one row that was enqueued: first those that do not fit, then those that do.
+/// Copies the enqueued row: first the rows that do not fit the runner, then those that do.
 async fn fill(client: &Client, depth: i64) -> std::result::Result<(), tokio_postgres::Error> {
     client
         .batch_execute(&format!(
@@ -128,18 +128,21 @@ fn table(queues: Vec<Queue>) -> Result<String> {
     let mut claims = Vec::new();
     for mut queue in queues {
         let of = |times: &mut [Duration]| {
-            Summary::of(times).ok_or_else(|| Error::Failed("nothing was measured".into()))
+            Summary::of(times).ok_or_else(|| Error::Failed("no measurements".into()))
         };
-        let (claim, way) = (of(&mut queue.claims)?, of(&mut queue.without_database)?);
-        text +=
-            &format!("| {} | {:.2} | {:.2} | {:.2} |\n", queue.depth, claim.median, claim.p99, way.median);
+        let (claim, round_trip) = (of(&mut queue.claims)?, of(&mut queue.without_database)?);
+        text += &format!(
+            "| {} | {:.2} | {:.2} | {:.2} |\n",
+            queue.depth, claim.median, claim.p99, round_trip.median
+        );
         claims.push(claim);
     }
     if let [shallow, deep] = claims[..] {
         let (median, p99) = (deep.median / shallow.median, deep.p99 / shallow.p99);
-        let met = if median.max(p99) <= GOAL { "met" } else { "MISSED" };
-        text +=
-            &format!("\nDeep ÷ shallow: median {median:.2}, p99 {p99:.2}. Goal, at most {GOAL}: {met}.\n");
+        let verdict = if median.max(p99) <= GOAL { "met" } else { "MISSED" };
+        text += &format!(
+            "\nDeep ÷ shallow: median {median:.2}, p99 {p99:.2}. Goal, at most {GOAL}: {verdict}.\n"
+        );
     }
     Ok(text)
 }

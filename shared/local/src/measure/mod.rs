@@ -1,4 +1,4 @@
-//! Measurements of the whole stack, each beside a floor of the same run.
+//! Measurements of the whole stack, each with a baseline from the same run.
 
 pub mod claim_depth;
 pub mod cold_start;

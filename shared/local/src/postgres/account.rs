@@ -1,19 +1,19 @@
-//! The user a cluster runs as.
+//! The operating-system user that runs a cluster.
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::error::{Error, Result, While};
+use crate::error::{Error, ErrorContext, Result};
 
-/// Whom the server's processes run as: ourselves, or, since `initdb` and `postgres` refuse root, an
-/// unprivileged user of this machine.
+/// The user that runs the server: the current user, or an unprivileged user if the current one is root,
+/// because `initdb` and `postgres` refuse to run as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Account {
-    /// We are not root: the user who started us.
-    Ourselves,
-    /// We are root: this user instead.
+    /// The current user, who is not root.
+    CurrentUser,
+    /// An unprivileged user, because the current one is root.
     Other {
         /// Numeric user id.
         uid: u32,
@@ -23,16 +23,16 @@ pub enum Account {
 }
 
 impl Account {
-    /// Ourselves, unless we are root: then `postgres`, or `nobody` where there is none.
+    /// Returns the current user or, if that is root, the user `postgres` or else `nobody`.
     ///
     /// # Errors
-    /// When we are root and `/etc/passwd` names neither.
+    /// If the current user is root and `/etc/passwd` has neither.
     pub fn unprivileged() -> Result<Self> {
-        if !we_are_root()? {
-            return Ok(Self::Ourselves);
+        if !is_root()? {
+            return Ok(Self::CurrentUser);
         }
-        let passwd = std::fs::read_to_string("/etc/passwd").while_("read /etc/passwd")?;
-        ["postgres", "nobody"].into_iter().find_map(|name| in_passwd(&passwd, name)).ok_or_else(|| {
+        let passwd = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
+        ["postgres", "nobody"].into_iter().find_map(|name| find_in_passwd(&passwd, name)).ok_or_else(|| {
             Error::Missing {
                 what: "a user other than root for PostgreSQL to run as".into(),
                 remedy: "useradd --system postgres".into(),
@@ -40,7 +40,8 @@ impl Account {
         })
     }
 
-    /// A command run as this user, in `/`: our own working directory may be closed to it.
+    /// Returns a command that runs as this user in `/`, because this user may not have access to the current
+    /// directory.
     pub(super) fn command(self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/");
@@ -50,17 +51,17 @@ impl Account {
         command
     }
 
-    /// Gives a file or folder to this user.
-    pub(super) fn own(self, path: &Path) -> Result<()> {
+    /// Changes the owner of a file or folder to this user.
+    pub(super) fn chown(self, path: &Path) -> Result<()> {
         match self {
-            Self::Ourselves => Ok(()),
+            Self::CurrentUser => Ok(()),
             Self::Other { uid, gid } => std::os::unix::fs::chown(path, Some(uid), Some(gid))
-                .while_(format!("give {} to the database's user", path.display())),
+                .context(format!("change the owner of {} to the database's user", path.display())),
         }
     }
 
-    /// Whether this user can get into `dir`: every folder on the way must let it pass. A home of mode
-    /// 0700, such as root's, does not.
+    /// Returns whether this user can enter `dir`, which requires execute permission on all its ancestors. A
+    /// home directory of mode 0700, such as root's, denies it.
     pub(super) fn can_enter(self, dir: &Path) -> bool {
         let Self::Other { uid, .. } = self else {
             return true;
@@ -70,13 +71,13 @@ impl Account {
     }
 }
 
-/// Whether this process acts as root.
-pub(super) fn we_are_root() -> Result<bool> {
-    let output = Command::new("id").arg("-u").output().while_("ask `id -u` who we are")?;
+/// Returns whether this process runs as root.
+pub(super) fn is_root() -> Result<bool> {
+    let output = Command::new("id").arg("-u").output().context("get the current user with `id -u`")?;
     Ok(output.stdout.trim_ascii() == b"0")
 }
 
-fn in_passwd(passwd: &str, name: &str) -> Option<Account> {
+fn find_in_passwd(passwd: &str, name: &str) -> Option<Account> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         (fields.next()? == name).then_some(())?;
@@ -94,14 +95,14 @@ mod tests {
                           postgres:x:101:104:PostgreSQL,,,:/var/lib/postgresql:/bin/bash\n";
 
     #[test]
-    fn reads_the_ids_of_a_user() {
-        assert_eq!(in_passwd(PASSWD, "postgres"), Some(Account::Other { uid: 101, gid: 104 }));
-        assert_eq!(in_passwd(PASSWD, "nobody"), None);
-        assert_eq!(in_passwd(PASSWD, "odd"), None);
+    fn a_users_ids_are_read_from_passwd() {
+        assert_eq!(find_in_passwd(PASSWD, "postgres"), Some(Account::Other { uid: 101, gid: 104 }));
+        assert_eq!(find_in_passwd(PASSWD, "nobody"), None);
+        assert_eq!(find_in_passwd(PASSWD, "odd"), None);
     }
 
     #[test]
-    fn a_second_name_for_root_is_not_unprivileged() {
-        assert_eq!(in_passwd("postgres:x:0:0::/:/bin/sh", "postgres"), None);
+    fn another_name_for_uid_0_is_not_unprivileged() {
+        assert_eq!(find_in_passwd("postgres:x:0:0::/:/bin/sh", "postgres"), None);
     }
 }

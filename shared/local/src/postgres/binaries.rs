@@ -1,44 +1,45 @@
-//! Finding the server's programs, or installing them.
+//! Finds PostgreSQL's server programs, or installs them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::account::we_are_root;
-use crate::error::{Error, Result, While};
+use super::account::is_root;
+use crate::error::{Error, ErrorContext, Result};
 
-/// A folder holding `initdb`, `postgres` and `pg_ctl` of one version.
+/// A folder with `initdb`, `postgres` and `pg_ctl` of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries(PathBuf);
 
 impl Binaries {
-    /// The programs on this machine, installed first where they are missing and that is possible
-    /// (`apt-get`, as root).
+    /// Finds the programs on this machine. If they are missing, installs them with `apt-get`, if that exists
+    /// and the current user is root.
     ///
     /// # Errors
-    /// [`Error::Missing`] with the line to type, where they cannot be installed from here.
+    /// [`Error::Missing`], with the command that installs them.
     pub fn find_or_install() -> Result<Self> {
         if let Some(found) = Self::find() {
             return Ok(found);
         }
-        if we_are_root()? && on_path("apt-get") {
+        if is_root()? && on_path("apt-get") {
             install_with_apt()?;
         }
         Self::find().ok_or_else(missing)
     }
 
-    /// The programs on this machine: those on `PATH`, else those `pg_config` names, else the newest in
-    /// the folders where distributions put them out of the `PATH`.
+    /// Finds the programs on `PATH`, else in `pg_config`'s folder, else the newest in the folders that
+    /// distributions use outside of `PATH`.
     pub fn find() -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path)
-            .chain(named_by_pg_config())
-            .chain(versioned("/usr/lib/postgresql", "", "bin"))
-            .chain(versioned("/usr", "pgsql-", "bin"))
-            .chain(versioned("/opt/homebrew/opt", "postgresql@", "bin"))
+            .chain(pg_config_dir())
+            .chain(versioned_dirs("/usr/lib/postgresql", "", "bin"))
+            .chain(versioned_dirs("/usr", "pgsql-", "bin"))
+            .chain(versioned_dirs("/opt/homebrew/opt", "postgresql@", "bin"))
             .find_map(|dir| Self::in_folder(&dir))
     }
 
-    /// Distributions link single programs into the `PATH`; the real folder has the others beside them.
+    /// Resolves links first, because distributions link only some programs into `PATH`; the real folder has
+    /// all.
     fn in_folder(dir: &Path) -> Option<Self> {
         let real = dir.join("initdb").canonicalize().ok()?;
         let dir = real.parent()?.to_path_buf();
@@ -50,13 +51,13 @@ impl Binaries {
     }
 }
 
-fn named_by_pg_config() -> Option<PathBuf> {
+fn pg_config_dir() -> Option<PathBuf> {
     let output = Command::new("pg_config").arg("--bindir").stderr(Stdio::null()).output().ok()?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
 }
 
-/// `parent/<prefix><version>/<leaf>`, the newest version first.
-fn versioned(parent: &str, prefix: &str, leaf: &str) -> Vec<PathBuf> {
+/// Returns the folders `parent/<prefix><version>/<leaf>`, newest version first.
+fn versioned_dirs(parent: &str, prefix: &str, leaf: &str) -> Vec<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir(parent)
         .into_iter()
         .flatten()
@@ -77,7 +78,7 @@ fn on_path(program: &str) -> bool {
 
 fn install_with_apt() -> Result<()> {
     eprintln!("PostgreSQL is missing; installing it (apt-get install -y postgresql)");
-    // A fresh container has no package lists at all, so the first attempt may fail for that alone.
+    // A fresh container has no package lists, so the first attempt can fail only because of that.
     if apt(&["install", "-y", "--no-install-recommends", "postgresql"])? {
         return Ok(());
     }
@@ -95,7 +96,7 @@ fn apt(arguments: &[&str]) -> Result<bool> {
         .stdin(Stdio::null())
         .stdout(std::io::stderr())
         .status()
-        .while_("run apt-get")?;
+        .context("run apt-get")?;
     Ok(status.success())
 }
 
@@ -110,7 +111,7 @@ fn missing() -> Error {
         "sudo apt-get install -y postgresql"
     };
     Error::Missing {
-        what: "PostgreSQL (initdb, postgres, pg_ctl; or a server's address in DATABASE_URL)".into(),
+        what: "PostgreSQL (initdb, postgres and pg_ctl, or a server's URL in DATABASE_URL)".into(),
         remedy: remedy.into(),
     }
 }

@@ -1,4 +1,4 @@
-//! One private cluster: made, started, kept, stopped.
+//! A private PostgreSQL cluster: creation, start, supervision and removal.
 
 use std::fs;
 use std::io::Write;
@@ -12,31 +12,31 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::{Account, Binaries};
-use crate::error::{Error, Result, While};
+use crate::error::{Error, ErrorContext, Result};
 
 /// The superuser of every private cluster.
 const SUPERUSER: &str = "bakeoff";
-const KEEPER: &str = include_str!("keep.sh");
-/// A loaded machine takes its time; initdb's and recovery's work is bounded all the same.
+const SUPERVISOR: &str = include_str!("supervise.sh");
+/// Time limit for a start. Generous, because the machine may be loaded.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How a cluster treats its data, and for how long it lives.
+/// The purpose of a cluster, which determines its durability and lifetime.
 #[derive(Debug, Clone)]
 pub(super) enum Purpose {
-    /// Owned by one process; commits are durable, so that what is measured is what a server costs.
+    /// Owned by one process. Commits are durable, so that measurements include a server's real cost.
     Owned {
-        /// Further settings, `name=value`.
+        /// Additional settings, `name=value`.
         settings: &'static [&'static str],
     },
-    /// Shared by test processes, which touch this file; commits are not flushed, its data is worthless.
+    /// Shared by test processes. Commits are not flushed, because test data need not survive a crash.
     Tests {
-        /// See `keep.sh`.
-        used: PathBuf,
+        /// The file that test processes touch; see `supervise.sh`.
+        usage_file: PathBuf,
     },
 }
 
-/// A running private cluster. Dropping it stops the server and removes its data; so does the death of
-/// the process that holds it.
+/// A running private cluster. Dropping it stops the server and removes its data; so does the end of the
+/// owning process, even by SIGKILL.
 #[derive(Debug)]
 pub struct Cluster {
     data: PathBuf,
@@ -45,20 +45,20 @@ pub struct Cluster {
     purpose: Purpose,
     password: String,
     port: u16,
-    keeper: Child,
+    supervisor: Child,
 }
 
 impl Cluster {
-    /// Makes and starts a cluster of our own in `dir`, or, where the database's user cannot reach that,
-    /// in a folder named after it in the system's temporary one. Whatever was there is removed.
+    /// Creates and starts a cluster in `dir`, or in the system's temporary folder if the database's user has
+    /// no access to `dir`. Removes any previous contents.
     ///
     /// # Errors
-    /// When PostgreSQL is missing or does not start; the text ends with the server's last words.
+    /// If PostgreSQL is missing or does not start; the text ends with the last lines of the server's log.
     pub fn start(dir: &Path) -> Result<Self> {
         Self::start_with(dir, &[])
     }
 
-    /// The same with further settings of the server, `name=value`.
+    /// Like [`Cluster::start`], with additional server settings, `name=value`.
     ///
     /// # Errors
     /// As [`Cluster::start`].
@@ -70,40 +70,40 @@ impl Cluster {
         let binaries = Binaries::find_or_install()?;
         let account = Account::unprivileged()?;
         let data = data_dir(dir, account)?;
-        discard(&data, &binaries, account)?;
+        remove_cluster(&data, &binaries, account)?;
         let password = random_password();
         init(&data, &binaries, account, &password)?;
-        let (port, keeper) = launch_on_a_free_port(&data, &binaries, account, &purpose)?;
-        Ok(Self { data, account, binaries, purpose, password, port, keeper })
+        let (port, supervisor) = launch_on_free_port(&data, &binaries, account, &purpose)?;
+        Ok(Self { data, account, binaries, purpose, password, port, supervisor })
     }
 
-    /// `postgres://…` of the database every cluster begins with, as its superuser.
+    /// Returns the superuser's URL for the initial database `postgres`.
     pub fn url(&self) -> String {
         format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}/postgres", self.password, self.port)
     }
 
-    /// Whether the server has ended by itself (killed, or crashed beyond its own recovery).
+    /// Returns whether the server has ended by itself: it was killed, or crashed without recovery.
     pub fn has_ended(&mut self) -> bool {
-        !matches!(self.keeper.try_wait(), Ok(None))
+        !matches!(self.supervisor.try_wait(), Ok(None))
     }
 
-    /// Starts the server again on the same port after [`Cluster::has_ended`]; committed data is there.
+    /// Restarts the server on the same port after [`Cluster::has_ended`], with all committed data.
     ///
     /// # Errors
-    /// When it does not start, for one because the port has been taken meanwhile.
-    pub fn start_again(&mut self) -> Result<()> {
+    /// If the server does not start, for example because another process took the port.
+    pub fn restart(&mut self) -> Result<()> {
         let until = Instant::now() + START_LIMIT;
-        // Only the keeper may have been killed; two servers on one folder must never be tried.
+        // If only the supervisor was killed, the server still runs; two servers must never use one folder.
         stop_server(&self.data, &self.binaries, self.account);
         loop {
             let before = postmaster(&self.data).map(|postmaster| postmaster.pid);
-            self.keeper = launch(&self.data, &self.binaries, self.account, &self.purpose, self.port)?;
-            if ready(&self.data, &mut self.keeper, before.as_deref())? {
+            self.supervisor = launch(&self.data, &self.binaries, self.account, &self.purpose, self.port)?;
+            if wait_until_ready(&self.data, &mut self.supervisor, before.as_deref())? {
                 return Ok(());
             }
-            // After a SIGKILL its orphaned backends hold the shared memory for a moment.
+            // After a SIGKILL, orphaned backends hold the shared memory for a moment, so starts can fail.
             if Instant::now() > until {
-                return Err(did_not_start(&self.data));
+                return Err(start_failure(&self.data));
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -115,11 +115,11 @@ impl Cluster {
     }
 
     fn end(&mut self) {
-        drop(self.keeper.stdin.take());
+        drop(self.supervisor.stdin.take());
         if let Purpose::Owned { .. } = self.purpose {
-            // Only fails if the keeper was waited for already, and then there is nothing to wait for.
-            let _ = self.keeper.wait();
-            // The keeper may empty the folder, but not unlink it from a parent that is ours.
+            // Fails only if the supervisor was already reaped.
+            let _ = self.supervisor.wait();
+            // The supervisor empties the folder, but may lack write permission on its parent.
             let _ = fs::remove_dir_all(&self.data);
         }
     }
@@ -131,10 +131,10 @@ impl Drop for Cluster {
     }
 }
 
-/// `dir` itself if the database's user can get there, else a stand-in in the temporary folder.
+/// Returns `dir` if the database's user can enter its parent, else a folder in the system's temporary folder.
 pub(super) fn data_dir(dir: &Path, account: Account) -> Result<PathBuf> {
     let parent = dir.parent().unwrap_or(dir);
-    fs::create_dir_all(parent).while_(format!("make {}", parent.display()))?;
+    fs::create_dir_all(parent).context(format!("create {}", parent.display()))?;
     if account.can_enter(parent) {
         return Ok(dir.to_path_buf());
     }
@@ -142,30 +142,34 @@ pub(super) fn data_dir(dir: &Path, account: Account) -> Result<PathBuf> {
     Ok(std::env::temp_dir().join(format!("bakeoff-postgres-{}", &digest[..16])))
 }
 
-/// Removes a data directory and stops the server that may still run in it (its keeper was killed).
-pub(super) fn discard(data: &Path, binaries: &Binaries, account: Account) -> Result<()> {
+/// Removes a data directory, and stops a server that still runs in it because its supervisor was killed.
+pub(super) fn remove_cluster(data: &Path, binaries: &Binaries, account: Account) -> Result<()> {
     let Ok(meta) = fs::symlink_metadata(data) else {
         return Ok(());
     };
-    // The temporary folder is everybody's: never follow what another user has put there.
+    // Every user can write to the temporary folder: never remove or follow a link or a folder of another
+    // user.
     let owners: &[u32] = match account {
-        Account::Ourselves => &[],
+        Account::CurrentUser => &[],
         Account::Other { uid, .. } => &[0, uid],
     };
     if !meta.is_dir() || !(owners.is_empty() || owners.contains(&meta.uid())) {
-        return Err(Error::Failed(format!("{} is in the way: please remove it", data.display())));
+        return Err(Error::Failed(format!(
+            "{} exists and is not a folder of the database's user; remove it and try again",
+            data.display()
+        )));
     }
     stop_server(data, binaries, account);
-    // The keeper removes the data too, once it sees the server gone; either may be first.
+    // The supervisor also removes the data when the server ends; either may be first.
     match fs::remove_dir_all(data) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).while_(format!("remove {}", data.display()))
+            Err(error).context(format!("remove {}", data.display()))
         }
         _ => Ok(()),
     }
 }
 
-/// Stops whatever server runs in `data`; that none does is as good.
+/// Stops the server that runs in `data`, if any.
 fn stop_server(data: &Path, binaries: &Binaries, account: Account) {
     if !data.join("postmaster.pid").exists() {
         return;
@@ -175,8 +179,8 @@ fn stop_server(data: &Path, binaries: &Binaries, account: Account) {
     let _ = stop.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
-/// Whether a server runs in `data`, as far as its process id tells.
-pub(super) fn server_runs(data: &Path) -> Result<bool> {
+/// Returns whether the process id in `data` belongs to a running server.
+pub(super) fn is_server_running(data: &Path) -> Result<bool> {
     if !data.join("postmaster.pid").exists() {
         return Ok(false);
     }
@@ -186,15 +190,15 @@ pub(super) fn server_runs(data: &Path) -> Result<bool> {
     let mut status = Account::unprivileged()?.command(&binaries.program("pg_ctl"));
     status.args(["status", "--pgdata"]).arg(data);
     let status = status.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    Ok(status.while_("run pg_ctl")?.success())
+    Ok(status.context("run pg_ctl")?.success())
 }
 
 fn init(data: &Path, binaries: &Binaries, account: Account, password: &str) -> Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(data).while_(format!("make {}", data.display()))?;
+    fs::DirBuilder::new().mode(0o700).create(data).context(format!("create {}", data.display()))?;
     let password_file = data.with_extension("password");
     write_private(&password_file, password)?;
-    account.own(&password_file)?;
-    account.own(data)?;
+    account.chown(&password_file)?;
+    account.chown(data)?;
     let mut initdb = account.command(&binaries.program("initdb"));
     initdb
         .args([
@@ -211,20 +215,20 @@ fn init(data: &Path, binaries: &Binaries, account: Account, password: &str) -> R
         .arg(&password_file)
         .arg("--pgdata")
         .arg(data);
-    let output = initdb.stdin(Stdio::null()).output().while_("run initdb");
-    let removed = fs::remove_file(&password_file).while_(format!("remove {}", password_file.display()));
+    let output = initdb.stdin(Stdio::null()).output().context("run initdb");
+    let removed = fs::remove_file(&password_file).context(format!("remove {}", password_file.display()));
     let output = output?;
     removed?;
     if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        return Err(Error::Failed(format!("initdb failed:\n{}", words.trim())));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(Error::Failed(format!("initdb failed:\n{}", stderr.trim())));
     }
     Ok(())
 }
 
-/// A port is found by binding it and letting go; another process may take it before Postgres does, so
-/// the attempt is repeated.
-fn launch_on_a_free_port(
+/// Starts the server on a free port. Finds the port by binding and releasing it; another process may take it
+/// before Postgres does, so this makes up to five attempts.
+fn launch_on_free_port(
     data: &Path,
     binaries: &Binaries,
     account: Account,
@@ -233,36 +237,36 @@ fn launch_on_a_free_port(
     for _ in 0..5 {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .and_then(|listener| listener.local_addr())
-            .while_("find a free port")?
+            .context("find a free port")?
             .port();
-        let mut keeper = launch(data, binaries, account, purpose, port)?;
-        if ready(data, &mut keeper, None)? {
-            return Ok((port, keeper));
+        let mut supervisor = launch(data, binaries, account, purpose, port)?;
+        if wait_until_ready(data, &mut supervisor, None)? {
+            return Ok((port, supervisor));
         }
     }
-    Err(did_not_start(data))
+    Err(start_failure(data))
 }
 
 fn launch(data: &Path, binaries: &Binaries, account: Account, purpose: &Purpose, port: u16) -> Result<Child> {
-    let log = fs::File::create(data.join("server.log")).while_("make the server's log")?;
-    let mut keeper = account.command(Path::new("/bin/sh"));
-    keeper.args(["-c", KEEPER, "keep.sh"]).arg(data);
+    let log = fs::File::create(data.join("server.log")).context("create the server's log")?;
+    let mut supervisor = account.command(Path::new("/bin/sh"));
+    supervisor.args(["-c", SUPERVISOR, "supervise.sh"]).arg(data);
     match purpose {
-        Purpose::Owned { .. } => keeper.arg("").stdin(Stdio::piped()),
-        Purpose::Tests { used } => keeper.arg(used).stdin(Stdio::null()),
+        Purpose::Owned { .. } => supervisor.arg("").stdin(Stdio::piped()),
+        Purpose::Tests { usage_file } => supervisor.arg(usage_file).stdin(Stdio::null()),
     };
-    keeper.arg(binaries.program("postgres")).arg("-D").arg(data).arg("-p").arg(port.to_string());
+    supervisor.arg(binaries.program("postgres")).arg("-D").arg(data).arg("-p").arg(port.to_string());
     let (own, further) = settings(purpose);
     for setting in own.iter().chain(further) {
-        keeper.args(["-c", setting]);
+        supervisor.args(["-c", setting]);
     }
-    keeper.stdout(log.try_clone().while_("share the server's log")?).stderr(log);
-    // A Ctrl-C at the terminal goes to the whole process group; the server must outlive the functions
-    // that are still using it.
-    keeper.process_group(0).spawn().while_("start PostgreSQL")
+    supervisor.stdout(log.try_clone().context("share the server's log")?).stderr(log);
+    // A process group of its own: Ctrl-C at the terminal signals the whole group, and the server must outlive
+    // the functions that still use it.
+    supervisor.process_group(0).spawn().context("start PostgreSQL")
 }
 
-/// Those of every such cluster, and those this one was started with.
+/// Returns the settings for the purpose, and the additional ones.
 fn settings(purpose: &Purpose) -> (&'static [&'static str], &'static [&'static str]) {
     match purpose {
         Purpose::Owned { settings } => {
@@ -282,7 +286,7 @@ fn settings(purpose: &Purpose) -> (&'static [&'static str], &'static [&'static s
     }
 }
 
-/// What the server says of itself in `postmaster.pid`, the file `pg_ctl --wait` reads.
+/// The server's state in `postmaster.pid`, the file that `pg_ctl --wait` reads.
 struct Postmaster {
     pid: String,
     ready: bool,
@@ -295,15 +299,15 @@ fn postmaster(data: &Path) -> Option<Postmaster> {
     Some(Postmaster { pid, ready: lines.nth(6).is_some_and(|status| status.trim() == "ready") })
 }
 
-/// Waits until the server takes connections (true) or has ended (false). `before` is the process id in
-/// a file that an earlier server left.
-fn ready(data: &Path, keeper: &mut Child, before: Option<&str>) -> Result<bool> {
+/// Waits until the server accepts connections (true) or has ended (false). `before` is the process id of an
+/// earlier server, whose file may still exist.
+fn wait_until_ready(data: &Path, supervisor: &mut Child, before: Option<&str>) -> Result<bool> {
     let until = Instant::now() + START_LIMIT;
     while Instant::now() < until {
         if postmaster(data).is_some_and(|now| now.ready && Some(now.pid.as_str()) != before) {
             return Ok(true);
         }
-        if keeper.try_wait().while_("wait for PostgreSQL")?.is_some() {
+        if supervisor.try_wait().context("wait for PostgreSQL")?.is_some() {
             return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -311,25 +315,26 @@ fn ready(data: &Path, keeper: &mut Child, before: Option<&str>) -> Result<bool> 
     Ok(false)
 }
 
-fn did_not_start(data: &Path) -> Error {
+fn start_failure(data: &Path) -> Error {
     let log = fs::read_to_string(data.join("server.log")).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     let last = lines[lines.len().saturating_sub(10)..].join("\n");
-    Error::Failed(format!("PostgreSQL did not start. Its last words:\n{last}"))
+    Error::Failed(format!("PostgreSQL did not start. The last lines of its log:\n{last}"))
 }
 
-/// Creates a file only its owner can read.
+/// Creates a file that only its owner can read.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
     let doing = format!("write {}", path.display());
-    // Created anew, never opened: in a folder open to others the name may be a planted link.
+    // Creates the file instead of opening it: in a shared folder, another user may have placed a link at this
+    // path.
     let _ = fs::remove_file(path);
     let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path).while_(&doing)?;
-    file.write_all(text.as_bytes()).while_(doing)
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).context(&doing)?;
+    file.write_all(text.as_bytes()).context(doing)
 }
 
 fn random_password() -> String {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
     crate::hex(&bytes)
 }

@@ -1,4 +1,4 @@
-//! The one cluster that all tests of a workspace share.
+//! The cluster that all tests of a workspace share.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -9,101 +9,103 @@ use std::time::Duration;
 
 use super::cluster::{self, Cluster, Purpose, write_private};
 use super::{Account, Binaries};
-use crate::error::{Result, While};
+use crate::error::{ErrorContext, Result};
 use crate::workspace;
 
 /// The files of the shared cluster, under `target/tests/`.
 struct Files {
-    /// Held while the cluster is looked for or started: the first of many test processes starts it.
+    /// Held during lookup and start, so that only the first of several test processes starts the cluster.
     lock: PathBuf,
-    /// The URL and nothing else, once it runs.
+    /// Contains the running cluster's URL.
     url: PathBuf,
     data: PathBuf,
-    /// Touched by every process that uses it; see `keep.sh`. Beside the data, where the keeper can see it.
-    used: PathBuf,
+    /// Touched by each process that uses the cluster; see `supervise.sh`. Next to the data, where the
+    /// supervisor has access.
+    usage_file: PathBuf,
 }
 
 impl Files {
-    fn of_this_workspace() -> Result<Self> {
-        Self::under(&workspace::target()?.join("tests"))
+    fn for_workspace() -> Result<Self> {
+        Self::in_dir(&workspace::target()?.join("tests"))
     }
 
-    fn under(dir: &Path) -> Result<Self> {
+    fn in_dir(dir: &Path) -> Result<Self> {
         let data = cluster::data_dir(&dir.join("postgres"), Account::unprivileged()?)?;
         Ok(Self {
             lock: dir.join("postgres.lock"),
             url: dir.join("postgres.url"),
-            used: data.with_extension("used"),
+            usage_file: data.with_extension("used"),
             data,
         })
     }
 
-    fn locked(&self) -> Result<File> {
-        let lock = File::create(&self.lock).while_(format!("open {}", self.lock.display()))?;
-        lock.lock().while_(format!("lock {}", self.lock.display()))?;
+    fn lock(&self) -> Result<File> {
+        let lock = File::create(&self.lock).context(format!("open {}", self.lock.display()))?;
+        lock.lock().context(format!("lock {}", self.lock.display()))?;
         Ok(lock)
     }
 
-    fn running_or_started(&self) -> Result<String> {
-        touch(&self.used)?;
-        if let Some(url) = self.running()? {
+    fn ensure_running(&self) -> Result<String> {
+        touch(&self.usage_file)?;
+        if let Some(url) = self.running_url()? {
             return Ok(url);
         }
         let _ = fs::remove_file(&self.url);
-        let purpose = Purpose::Tests { used: self.used.clone() };
+        let purpose = Purpose::Tests { usage_file: self.usage_file.clone() };
         let cluster = Cluster::start_for(&self.data, purpose)?;
         let url = cluster.url();
         write_private(&self.url, &url)?;
         Ok(url)
     }
 
-    /// The URL of the cluster, if it runs and is not about to stop.
-    fn running(&self) -> Result<Option<String>> {
+    /// Returns the cluster's URL if it is running and not about to stop.
+    fn running_url(&self) -> Result<Option<String>> {
         let Ok(url) = fs::read_to_string(&self.url) else {
             return Ok(None);
         };
         let Some(port) = port_of(&url) else {
             return Ok(None);
         };
-        let stopping = self.data.join("nobody-left").exists();
-        let running = !stopping && cluster::server_runs(&self.data)? && is_postgres(port);
+        let stopping = self.data.join("stopping").exists();
+        let running = !stopping && cluster::is_server_running(&self.data)? && is_postgres(port);
         Ok(running.then_some(url))
     }
 }
 
-/// The URL of the cluster the tests of this workspace share, started if it does not run (a killed one
-/// is replaced: its data is worthless). It stays while this process lives.
+/// Returns the URL of the cluster that this workspace's tests share. Starts the cluster if it is not running,
+/// and replaces a killed one, because test data need not survive. The cluster runs at least until this
+/// process ends.
 ///
-/// Blocks for about two seconds when it is the first.
+/// Blocks for about two seconds if it has to start the cluster.
 ///
 /// # Errors
-/// When PostgreSQL is missing or does not start.
+/// If PostgreSQL is missing or does not start.
 pub fn shared_test_cluster() -> Result<String> {
     static URL: OnceLock<String> = OnceLock::new();
     if let Some(url) = URL.get() {
         return Ok(url.clone());
     }
-    let files = Files::of_this_workspace()?;
-    let _lock = files.locked()?;
-    let url = files.running_or_started()?;
+    let files = Files::for_workspace()?;
+    let _lock = files.lock()?;
+    let url = files.ensure_running()?;
     if URL.set(url.clone()).is_ok() {
-        keep_in_use(files.used);
+        spawn_usage_updates(files.usage_file);
     }
     Ok(url)
 }
 
-/// Stops the shared cluster now, if it runs, instead of ten minutes after the last test.
+/// Stops the shared cluster immediately instead of ten minutes after the last test.
 ///
 /// # Errors
-/// When its files cannot be removed.
+/// If its files cannot be removed.
 pub fn stop_shared_test_cluster() -> Result<()> {
-    let files = Files::of_this_workspace()?;
-    let _lock = files.locked()?;
+    let files = Files::for_workspace()?;
+    let _lock = files.lock()?;
     let _ = fs::remove_file(&files.url);
     if let Some(binaries) = Binaries::find() {
-        cluster::discard(&files.data, &binaries, Account::unprivileged()?)?;
+        cluster::remove_cluster(&files.data, &binaries, Account::unprivileged()?)?;
     }
-    let _ = fs::remove_file(&files.used);
+    let _ = fs::remove_file(&files.usage_file);
     Ok(())
 }
 
@@ -111,7 +113,8 @@ fn port_of(url: &str) -> Option<u16> {
     url.rsplit_once(':')?.1.split('/').next()?.parse().ok()
 }
 
-/// Asks for TLS, as every client may (PostgreSQL protocol, SSLRequest): the answer is one letter.
+/// Returns whether a PostgreSQL server listens on the port. Sends an SSLRequest, which the server answers
+/// with one byte, `N` or `S`.
 fn is_postgres(port: u16) -> bool {
     let ask = || -> std::io::Result<u8> {
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into();
@@ -125,17 +128,17 @@ fn is_postgres(port: u16) -> bool {
     matches!(ask(), Ok(b'N' | b'S'))
 }
 
-fn touch(used: &Path) -> Result<()> {
-    fs::write(used, "").while_(format!("touch {}", used.display()))
+fn touch(usage_file: &Path) -> Result<()> {
+    fs::write(usage_file, "").context(format!("touch {}", usage_file.display()))
 }
 
-/// A benchmark may run for longer than the keeper waits, without a new database.
-fn keep_in_use(used: PathBuf) {
+/// Touches the usage file every minute, because a benchmark can run for more than ten minutes.
+fn spawn_usage_updates(usage_file: PathBuf) {
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(Duration::from_secs(60));
-            // The folder is gone only after `cargo clean`, and then so should the cluster be.
-            let _ = touch(&used);
+            // Fails only after `cargo clean` removed the folder, and then the cluster should stop.
+            let _ = touch(&usage_file);
         }
     });
 }
@@ -150,29 +153,29 @@ mod tests {
     fn eventually(what: &str, holds: impl Fn() -> bool) {
         let until = Instant::now() + Duration::from_secs(30);
         while !holds() {
-            assert!(Instant::now() < until, "{what} did not come about");
+            assert!(Instant::now() < until, "{what} did not happen within 30 s");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     #[test]
-    fn is_started_once_replaced_when_killed_and_ends_when_nobody_is_left() {
+    fn the_shared_cluster_starts_once_is_replaced_when_killed_and_stops_when_unused() {
         let name = format!("shared-{}", std::process::id());
         let dir = workspace::target().unwrap().join("tests").join(name);
         fs::create_dir_all(&dir).unwrap();
-        let files = Files::under(&dir).unwrap();
+        let files = Files::in_dir(&dir).unwrap();
 
-        let first = files.running_or_started().unwrap();
-        assert_eq!(files.running_or_started().unwrap(), first);
+        let first = files.ensure_running().unwrap();
+        assert_eq!(files.ensure_running().unwrap(), first);
 
         let postmaster = fs::read_to_string(files.data.join("postmaster.pid")).unwrap();
         let pid = postmaster.lines().next().unwrap();
         assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
         eventually("the server's end", || !is_postgres(port_of(&first).unwrap()));
-        let second = files.running_or_started().unwrap();
+        let second = files.ensure_running().unwrap();
         assert!(is_postgres(port_of(&second).unwrap()));
 
-        fs::remove_file(&files.used).unwrap();
+        fs::remove_file(&files.usage_file).unwrap();
         eventually("the end of the unused server", || !is_postgres(port_of(&second).unwrap()));
         eventually("the removal of its data", || !files.data.join("PG_VERSION").exists());
         fs::remove_dir_all(&dir).unwrap();

@@ -157,8 +157,8 @@ impl Proxy {
     /// When the port is taken.
     pub async fn bind(port: u16, changes: Changes) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        let listener = listener.while_(format!("listen on port {port}"))?;
-        let address: SocketAddr = listener.local_addr().while_("ask for the port")?;
+        let listener = listener.context(format!("listen on port {port}"))?;
+        let address: SocketAddr = listener.local_addr().context("ask for the port")?;
         let shared = Arc::new(Shared {
             script: Mutex::new(Box::new(|_| Fault::None)),
             counts: Mutex::default(),

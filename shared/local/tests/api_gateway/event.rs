@@ -1,6 +1,6 @@
-//! Payload format 2.0, both ways, against the shape the API Gateway Developer Guide documents.
+//! Payload format 2.0 in both directions, compared with the API Gateway Developer Guide.
 
-use bakeoff_local::api_gateway::event::{Received, http_event, http_response, scheduled_event};
+use bakeoff_local::api_gateway::event::{ReceivedRequest, http_event, http_response, scheduled_event};
 use bakeoff_local::api_gateway::route::{Route, find};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,19 +24,19 @@ fn routes() -> Vec<Route> {
 fn event(request: Builder, body: &[u8], access_key: Option<&str>) -> Value {
     let (parts, ()): (Parts, ()) = request.body(()).unwrap().into_parts();
     let routes = routes();
-    let matched = find(&routes, parts.method.as_str(), parts.uri.path()).unwrap();
-    let received = Received {
+    let route_match = find(&routes, parts.method.as_str(), parts.uri.path()).unwrap();
+    let received = ReceivedRequest {
         parts: &parts,
         body,
         peer: "127.0.0.1:50000".parse().unwrap(),
         at: AT,
         request_id: uuid!("6a1f0a35-0e1c-4a4b-8f56-0d3b1f0e9c11"),
     };
-    http_event(&received, &matched, access_key)
+    http_event(&received, &route_match, access_key)
 }
 
 #[test]
-fn is_the_documented_event() {
+fn the_event_is_the_documented_one() {
     let request =
         Request::post("/api/queue/r%201/submit?parameter1=value1&parameter1=value2&parameter2=a%2Bb")
             .header("Host", "id.execute-api.us-east-1.amazonaws.com:443")
@@ -86,7 +86,7 @@ fn is_the_documented_event() {
 }
 
 #[test]
-fn leaves_out_what_is_empty() {
+fn empty_fields_are_omitted() {
     let event = event(Request::post("/api/queue/claim"), b"", None);
     for absent in ["cookies", "queryStringParameters", "pathParameters", "body"] {
         assert_eq!(event.get(absent), None, "{absent}");
@@ -96,7 +96,7 @@ fn leaves_out_what_is_empty() {
 }
 
 #[test]
-fn names_the_iam_caller() {
+fn the_event_of_an_iam_route_contains_the_caller() {
     let event = event(Request::delete("/api/admin/keys/abc"), b"", Some("local"));
     let iam = &event["requestContext"]["authorizer"]["iam"];
     assert_eq!(iam["accessKey"], "local");
@@ -105,7 +105,7 @@ fn names_the_iam_caller() {
 }
 
 #[test]
-fn carries_text_as_text_and_the_rest_in_base64() {
+fn uncompressed_text_stays_text_and_other_bodies_are_base64() {
     let post = || Request::post("/api/queue/claim");
     let body_of = |request, body| {
         let event = event(request, body, None);
@@ -124,7 +124,7 @@ fn carries_text_as_text_and_the_rest_in_base64() {
 }
 
 #[test]
-fn the_scheduled_event_is_eventbridges() {
+fn the_scheduled_event_has_the_form_of_eventbridge() {
     let event = scheduled_event("reaper", AT);
     assert_eq!(event["source"], "aws.events");
     assert_eq!(event["detail-type"], "Scheduled Event");
@@ -133,7 +133,7 @@ fn the_scheduled_event_is_eventbridges() {
 }
 
 #[test]
-fn answers_as_the_function_says() {
+fn a_result_with_a_status_code_becomes_that_response() {
     let response = http_response(
         br#"{"statusCode": 201, "headers": {"Content-Type": "application/problem+json", "x-n": 5},
              "multiValueHeaders": {"x-many": ["a", "b"]}, "cookies": ["c1=1", "c2=2"],
@@ -152,7 +152,7 @@ fn answers_as_the_function_says() {
 }
 
 #[test]
-fn answers_200_with_json_that_has_no_status() {
+fn a_result_without_a_status_code_becomes_a_200() {
     let response = http_response(br#"{"reaped": 2}"#).unwrap();
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "application/json");
@@ -160,13 +160,13 @@ fn answers_200_with_json_that_has_no_status() {
 }
 
 #[test]
-fn refuses_an_answer_it_cannot_send() {
-    for broken in [
+fn an_invalid_result_has_no_response() {
+    for invalid in [
         &b"not json"[..],
         br#"{"statusCode": 99}"#,
         br#"{"statusCode": 200, "headers": {"bad name": "x"}}"#,
         br#"{"statusCode": 200, "body": "%", "isBase64Encoded": true}"#,
     ] {
-        assert!(http_response(broken).is_none(), "{}", String::from_utf8_lossy(broken));
+        assert!(http_response(invalid).is_none(), "{}", String::from_utf8_lossy(invalid));
     }
 }

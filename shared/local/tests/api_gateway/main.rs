@@ -1,4 +1,4 @@
-//! What the local API Gateway plays, against what AWS documents.
+//! The local API Gateway, compared with AWS's documentation.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Routes: read from the template, matched as HTTP APIs match them.
+//! Reading functions and routes from the template, and matching of routes as in HTTP APIs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -46,7 +46,7 @@ Resources:
 ";
 
 #[test]
-fn reads_functions_and_both_kinds_of_routes() {
+fn functions_and_both_kinds_of_routes_are_read() {
     let template = Template::parse(TEMPLATE).unwrap();
     let functions: Vec<_> =
         template.functions.iter().map(|f| (f.name.as_str(), f.timeout.as_secs(), f.memory_mb)).collect();
@@ -63,14 +63,14 @@ fn reads_functions_and_both_kinds_of_routes() {
 }
 
 #[test]
-fn a_route_to_nowhere_is_an_error() {
-    let broken = TEMPLATE.replace("integrations/${ClaimIntegration}", "integrations/${Lost}");
-    assert!(Template::parse(&broken).unwrap_err().to_string().contains("ClaimRoute"));
+fn a_route_without_a_function_is_an_error() {
+    let invalid = TEMPLATE.replace("integrations/${ClaimIntegration}", "integrations/${Lost}");
+    assert!(Template::parse(&invalid).unwrap_err().to_string().contains("ClaimRoute"));
     assert!(Template::parse("a: [").is_err());
 }
 
 #[test]
-fn reads_the_projects_own_template() {
+fn the_projects_template_is_read() {
     let root = bakeoff_local::workspace::root().unwrap();
     let template = Template::read(&root.join("template.yaml")).unwrap();
     let keys: Vec<String> = template.routes.iter().map(Route::key).collect();
@@ -81,7 +81,7 @@ fn reads_the_projects_own_template() {
     assert!(template.functions.iter().all(|function| function.timeout <= Duration::from_secs(900)));
 }
 
-/// Which functions there are is said in three places, and none may lag behind.
+/// Folders, template and sample events each list the functions; all three lists must agree.
 #[test]
 fn folders_template_and_sample_events_agree() {
     let root = bakeoff_local::workspace::root().unwrap();
@@ -125,29 +125,29 @@ fn routes() -> Vec<Route> {
     .into()
 }
 
-fn matched(method: &str, path: &str) -> Option<(String, Vec<String>)> {
+fn find_route(method: &str, path: &str) -> Option<(String, Vec<String>)> {
     let routes = routes();
-    let found = find(&routes, method, path)?;
-    Some((found.route.key(), found.parameters.into_iter().map(|(_, value)| value).collect()))
+    let route_match = find(&routes, method, path)?;
+    Some((route_match.route.key(), route_match.parameters.into_iter().map(|(_, value)| value).collect()))
 }
 
 #[test]
-fn the_specific_route_wins_whatever_the_order() {
-    let wins = |method, path, key: &str, values: &[&str]| {
+fn the_most_specific_route_wins_in_any_order() {
+    let assert_route = |method, path, key: &str, values: &[&str]| {
         let values = values.iter().map(|&value| value.to_owned()).collect();
-        assert_eq!(matched(method, path), Some((key.to_owned(), values)), "{method} {path}");
+        assert_eq!(find_route(method, path), Some((key.to_owned(), values)), "{method} {path}");
     };
-    wins("POST", "/api/queue/claim", "POST /api/queue/claim", &[]);
-    wins("PUT", "/api/queue/claim", "ANY /api/queue/claim", &[]);
-    wins("GET", "/api/queue/claim", "ANY /api/queue/claim", &[]);
-    wins("GET", "/api/queue/r%2F1", "GET /api/queue/{run_id}", &["r/1"]);
-    wins("POST", "/api/queue/claim/submit", "POST /api/queue/{run_id}/submit", &["claim"]);
-    wins("GET", "/api/other/claim", "GET /api/{part}/claim", &["other"]);
-    wins("GET", "/a/b/c", "ANY /{proxy+}", &["a/b/c"]);
+    assert_route("POST", "/api/queue/claim", "POST /api/queue/claim", &[]);
+    assert_route("PUT", "/api/queue/claim", "ANY /api/queue/claim", &[]);
+    assert_route("GET", "/api/queue/claim", "ANY /api/queue/claim", &[]);
+    assert_route("GET", "/api/queue/r%2F1", "GET /api/queue/{run_id}", &["r/1"]);
+    assert_route("POST", "/api/queue/claim/submit", "POST /api/queue/{run_id}/submit", &["claim"]);
+    assert_route("GET", "/api/other/claim", "GET /api/{part}/claim", &["other"]);
+    assert_route("GET", "/a/b/c", "ANY /{proxy+}", &["a/b/c"]);
 }
 
 #[test]
-fn a_variable_needs_a_value_and_a_path_its_end() {
+fn an_empty_variable_or_extra_segments_match_no_route() {
     let routes = &routes()[1..];
     for path in ["/api/queue/", "/api/queue", "/api/queue/r/submit/", "/api/queue//submit", "/"] {
         assert_eq!(find(routes, "POST", path), None, "{path}");

@@ -1,12 +1,12 @@
-//! A Lambda function for the front's tests, with nothing but the standard library: the path it is
-//! called by says how it behaves.
+//! A Lambda function for the gateway's tests. The request's path determines its behaviour. Uses only the
+//! standard library.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-/// One request to the Runtime API; head and body of the answer.
+/// Sends one request to the Runtime API and returns head and body of the response.
 fn call(method: &str, path: &str, body: &str) -> (String, String) {
-    let api = std::env::var("AWS_LAMBDA_RUNTIME_API").expect("started by the front");
+    let api = std::env::var("AWS_LAMBDA_RUNTIME_API").expect("the gateway sets AWS_LAMBDA_RUNTIME_API");
     let mut stream = TcpStream::connect(&api).expect("the Runtime API listens");
     let length = body.len();
     let request = format!(
@@ -42,7 +42,7 @@ fn main() {
             call("POST", &format!("invocation/{id}/error"), r#"{"errorMessage": "it failed"}"#);
             continue;
         }
-        // Without a status: the front answers 200 with this JSON.
+        // A result without a status code becomes a 200 with this JSON.
         let pid = std::process::id();
         let answer = format!(r#"{{"pid": {pid}, "event": {event}}}"#);
         call("POST", &format!("invocation/{id}/response"), &answer);

@@ -1,4 +1,4 @@
-//! Real processes behind the local API Gateway.
+//! The local API Gateway with function processes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,5 @@
-//! The real functions when something dies under them: a clean answer, and the next request works.
+//! Outages below the functions: lost connections, no Postgres, killed processes. Each must give a clean
+//! response, and the next request must succeed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +17,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio_postgres::NoTls;
 
-/// A stack on a cluster that the test holds, so that nobody else starts it again.
+/// Starts a stack on a cluster of the test's own, which the stack does not restart.
 async fn stack() -> (Stack, Cluster) {
     let name = format!("outage-{}", std::process::id());
     let cluster =
@@ -31,7 +32,7 @@ async fn database(cluster: &Cluster) -> tokio_postgres::Client {
     client
 }
 
-/// `GET /api/admin/runs`, as an admin: it reads the queue.
+/// Sends `GET /api/admin/runs` as an admin; the function reads the queue.
 async fn list_runs(base: &str) -> Response<Value> {
     let uri: http::Uri = format!("{base}/api/admin/runs").parse().unwrap();
     let mut headers = HeaderMap::new();
@@ -48,18 +49,18 @@ async fn list_runs(base: &str) -> Response<Value> {
     Response::from_parts(parts, serde_json::from_slice(&body).unwrap())
 }
 
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+async fn eventually<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = poll().await {
             return found;
         }
-        assert!(Instant::now() < until, "{what} did not come about");
+        assert!(Instant::now() < until, "{what} did not happen within 30 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// The processes of a function that are children of ours.
+/// Returns the ids of a function's processes that are children of this process.
 fn processes(function: &str) -> Vec<u32> {
     let of_function = |process: &Path| {
         let program = std::fs::read_link(process.join("exe")).ok()?;
@@ -77,47 +78,47 @@ fn kill(pid: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_dies_the_answer_is_clean_and_the_next_request_works() {
+async fn each_outage_gives_a_clean_response_and_the_next_request_succeeds() {
     let (stack, mut cluster) = stack().await;
     assert_eq!(list_runs(&stack.url).await.status(), 200);
     let process = processes("runs");
     assert_eq!(process.len(), 1);
 
-    a_connection_cut_by_the_server_is_not_noticed(&stack, &cluster).await;
-    without_postgres_the_answer_is_503(&stack, &mut cluster).await;
+    check_terminated_connections_are_replaced(&stack, &cluster).await;
+    check_without_postgres_the_status_is_503(&stack, &mut cluster).await;
     assert_eq!(processes("runs"), process, "the process outlives its connections");
-    a_process_killed_in_mid_request_is_502(&stack, &cluster).await;
+    check_a_process_killed_during_a_request_gives_502(&stack, &cluster).await;
     assert_ne!(processes("runs"), process);
     stack.stop().await;
 }
 
-async fn a_connection_cut_by_the_server_is_not_noticed(stack: &Stack, cluster: &Cluster) {
-    let cut = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity \
+async fn check_terminated_connections_are_replaced(stack: &Stack, cluster: &Cluster) {
+    let terminate = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity \
                WHERE application_name = 'bakeoff'";
-    let connections: i64 = database(cluster).await.query_one(cut, &[]).await.unwrap().get(0);
+    let connections: i64 = database(cluster).await.query_one(terminate, &[]).await.unwrap().get(0);
     assert!(connections > 0);
     assert_eq!(list_runs(&stack.url).await.status(), 200);
 }
 
-async fn without_postgres_the_answer_is_503(stack: &Stack, cluster: &mut Cluster) {
+async fn check_without_postgres_the_status_is_503(stack: &Stack, cluster: &mut Cluster) {
     let row = database(cluster).await.query_one("SHOW data_directory", &[]).await.unwrap();
     let data: PathBuf = row.get::<_, String>(0).into();
     let postmaster = std::fs::read_to_string(data.join("postmaster.pid")).unwrap();
     kill(postmaster.lines().next().unwrap());
     eventually("the end of the server", async || cluster.has_ended().then_some(())).await;
 
-    let away = list_runs(&stack.url).await;
-    assert_eq!((away.status().as_u16(), &away.body()["code"]), (503, &"unavailable".into()));
-    assert_eq!(away.headers()[header::CONTENT_TYPE], "application/problem+json");
-    let seconds: u32 = away.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    let response = list_runs(&stack.url).await;
+    assert_eq!((response.status().as_u16(), &response.body()["code"]), (503, &"unavailable".into()));
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    let seconds: u32 = response.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
     assert!((2..=6).contains(&seconds));
-    assert!(away.headers().contains_key("x-request-id"));
+    assert!(response.headers().contains_key("x-request-id"));
 
-    cluster.start_again().unwrap();
+    cluster.restart().unwrap();
     assert_eq!(list_runs(&stack.url).await.status(), 200);
 }
 
-async fn a_process_killed_in_mid_request_is_502(stack: &Stack, cluster: &Cluster) {
+async fn check_a_process_killed_during_a_request_gives_502(stack: &Stack, cluster: &Cluster) {
     let mut client = database(cluster).await;
     let lock = client.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE run_queue IN ACCESS EXCLUSIVE MODE").await.unwrap();
@@ -125,8 +126,8 @@ async fn a_process_killed_in_mid_request_is_502(stack: &Stack, cluster: &Cluster
     let request = tokio::spawn(async move { list_runs(&base).await });
     let waiting = "SELECT FROM pg_stat_activity \
                    WHERE application_name = 'bakeoff' AND wait_event_type = 'Lock'";
-    let in_mid_request = async || lock.query_opt(waiting, &[]).await.unwrap();
-    eventually("a request that waits", in_mid_request).await;
+    let find_waiting_request = async || lock.query_opt(waiting, &[]).await.unwrap();
+    eventually("a request that waits for the lock", find_waiting_request).await;
     for pid in processes("runs") {
         kill(&pid.to_string());
     }

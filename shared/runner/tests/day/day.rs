@@ -80,7 +80,7 @@ impl Day {
     pub(crate) async fn allow(&self, public_key: &str) -> String {
         let entry = json!({ "public_key": public_key, "label": "bench" });
         let reply = self.admin.admin_post("/api/admin/keys", &entry).await.unwrap();
-        reply.must_be(StatusCode::CREATED).unwrap();
+        reply.expect_status(StatusCode::CREATED).unwrap();
         reply.text("key_id")
     }
 
@@ -92,7 +92,12 @@ impl Day {
             "run": { "seed": 11 }, "dataset": { "n": 2, "domains": ["qa"] }, "stand_in": stand_in,
             "models": [{ "id": "m", "gguf": "m.gguf" }], "prompts": [{ "id": "plain", "system": "" }],
         });
-        self.admin.admin_post("/api/admin/runs", &run).await.unwrap().must_be(StatusCode::CREATED).unwrap();
+        self.admin
+            .admin_post("/api/admin/runs", &run)
+            .await
+            .unwrap()
+            .expect_status(StatusCode::CREATED)
+            .unwrap();
         run["run_id"].as_str().unwrap().parse().unwrap()
     }
 

@@ -16,7 +16,7 @@ async fn a_cancelled_harness_is_stopped_even_if_it_ignores_sigint() {
         day.until_started(run_id).await;
         assert!(!day.children().is_empty());
         let cancel = format!("/api/admin/runs/{run_id}/cancel");
-        day.admin.admin_post(&cancel, &json!({})).await.unwrap().must_be(StatusCode::OK).unwrap();
+        day.admin.admin_post(&cancel, &json!({})).await.unwrap().expect_status(StatusCode::OK).unwrap();
         day.until("the end of the harness", async || day.children().is_empty()).await;
         assert_eq!(day.row(run_id).await, ("CANCELLED".to_owned(), 0));
     }
@@ -66,7 +66,7 @@ async fn a_revoked_key_stops_the_work_and_an_allowed_one_goes_on() {
     let mut runner = day.runner(&[]);
     day.until_started(run_id).await;
     let revoke = format!("/api/admin/keys/{}", day.key_id);
-    day.admin.admin_delete(&revoke).await.unwrap().must_be(StatusCode::OK).unwrap();
+    day.admin.admin_delete(&revoke).await.unwrap().expect_status(StatusCode::OK).unwrap();
     assert_eq!(runner.ended().await.code(), Some(3));
     let public_key = RunnerKey::read(&day.key).unwrap().public_base64();
     assert!(runner.said().contains(&public_key), "it says what an admin must allow: {}", runner.said());
@@ -76,7 +76,7 @@ async fn a_revoked_key_stops_the_work_and_an_allowed_one_goes_on() {
     assert_eq!(day.runner(&["--once"]).ended().await.code(), Some(3));
     day.allow(&public_key).await;
     let cancel = format!("/api/admin/runs/{run_id}/cancel");
-    day.admin.admin_post(&cancel, &json!({})).await.unwrap().must_be(StatusCode::OK).unwrap();
+    day.admin.admin_post(&cancel, &json!({})).await.unwrap().expect_status(StatusCode::OK).unwrap();
     let next = day.enqueue(json!({})).await;
     day.runner(&["--once"]).ended_well().await;
     assert_eq!(day.row(next).await.0, "COMPLETE");
