@@ -7,14 +7,16 @@ use bakeoff_local::postgres::{shared_test_cluster, with_database};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Config, NoTls};
 
-/// Holds, across processes, the making of templates: its value is arbitrary, but must stay the same.
+/// Key of the advisory lock that serializes the creation of templates across processes. The value is
+/// arbitrary but must stay the same.
 const TEMPLATE_LOCK: i64 = 0x6261_6b65_6f66_6601;
-/// A test database older than this, with nobody connected, belongs to a test that was killed.
+/// Age in seconds after which an unconnected test database counts as left over from a killed test.
 const LEFT_OVER_AFTER_S: u64 = 3600;
 
-/// An empty, migrated database of a test's own, on a real server: `DATABASE_URL` where it is set (its
-/// user must be allowed to create databases; the database it names is not touched), else the cluster
-/// that the workspace's tests share. It is gone when the value is dropped.
+/// An empty, migrated database for one test, dropped with the value.
+///
+/// The server is `DATABASE_URL`, if set (its user must be allowed to create databases; the database in the
+/// URL is not used), else the cluster that the workspace's tests share.
 ///
 /// ```no_run
 /// # async fn example() {
@@ -31,17 +33,17 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes one: about 30 ms, once the template for the current migrations is there.
+    /// Creates a database, in about 30 ms if the template for the current migrations exists.
     ///
     /// # Panics
-    /// With the reason, when there is no PostgreSQL or it refuses: a test cannot go on.
+    /// If PostgreSQL is missing or returns an error.
     pub async fn create() -> Self {
         let server = server().await;
         let template = template(&server).await;
         Self::from_template(server, &template).await
     }
 
-    /// Makes one without any table of ours: for tests of the migration.
+    /// Creates a database without tables, for tests of the migrations.
     ///
     /// # Panics
     /// As [`Database::create`].
@@ -57,15 +59,15 @@ impl Database {
         Self { name, server, url }
     }
 
-    /// `postgres://user:password@host:port/database`.
+    /// Returns the URL, `postgres://user:password@host:port/database`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A new connection, driven by the current tokio runtime.
+    /// Opens a connection, driven by the current tokio runtime.
     ///
     /// # Panics
-    /// When the server refuses it.
+    /// If the server rejects it.
     pub async fn client(&self) -> Client {
         connect(&self.url).await
     }
@@ -74,23 +76,24 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let (server, name) = (self.server.clone(), self.name.clone());
-        // The test's own runtime is busy dropping us, so another does the work; its thread is joined
-        // because the process may end right after.
+        // A second runtime drops the database, because the test's runtime is blocked in this `drop`. Its
+        // thread is joined, because the process may end immediately afterwards.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let admin = connect(&server).await;
-                // FORCE: a pool the test has leaked may still hold connections.
+                // FORCE, because a leaked pool may still have connections.
                 run(&admin, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
             });
             std::io::Result::Ok(())
         });
-        // A failure here would hide the test's own; the leftover is dropped by a later process.
+        // Ignores errors, which would hide the test's own failure. A later process drops the left-over
+        // database.
         let _ = dropping.join();
     }
 }
 
-/// Where test databases are made: the server's URL, the same for the whole process.
+/// Returns the URL of the server for test databases, which is the same for the whole process.
 async fn server() -> String {
     static SERVER: OnceCell<String> = OnceCell::const_new();
     SERVER.get_or_init(find_server).await.clone()
@@ -102,36 +105,37 @@ async fn find_server() -> String {
         Err(_) => tokio::task::spawn_blocking(shared_test_cluster)
             .await
             .expect("starting PostgreSQL does not panic")
-            .unwrap_or_else(|error| panic!("no PostgreSQL for the tests: {error}")),
+            .unwrap_or_else(|error| panic!("could not start PostgreSQL for the tests: {error}")),
     };
     drop_leftovers(&connect(&server).await).await;
     server
 }
 
-/// The template's name, made and migrated by the first process that wants it.
+/// Returns the name of the migrated template, which the first process creates.
 async fn template(server: &str) -> String {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
-    TEMPLATE.get_or_init(|| find_or_make_template(server)).await.clone()
+    TEMPLATE.get_or_init(|| find_or_create_template(server)).await.clone()
 }
 
-async fn find_or_make_template(server: &str) -> String {
+async fn find_or_create_template(server: &str) -> String {
     let fingerprint: String = bakeoff_core::migrate::fingerprint().chars().take(24).collect();
     let template = format!("bakeoff_template_{fingerprint}");
     let admin = connect(server).await;
-    // Released with the connection, also when this process dies half-way.
+    // The lock is released with the connection, even if this process is killed.
     admin.query("SELECT pg_advisory_lock($1)", &[&TEMPLATE_LOCK]).await.expect("lock templates");
     let found = admin
         .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&template])
         .await
         .expect("look for the template");
     if found.is_none() {
-        make_template(server, &admin, &template).await;
+        create_template(server, &admin, &template).await;
     }
     template
 }
 
-/// Under another name until it is complete, so that one a process died over is never cloned.
-async fn make_template(server: &str, admin: &Client, template: &str) {
+/// Creates the template under another name and renames it when it is complete, so that no test clones a
+/// template whose creation was interrupted.
+async fn create_template(server: &str, admin: &Client, template: &str) {
     let building = format!("{template}_building");
     run(admin, &format!("DROP DATABASE IF EXISTS {building} WITH (FORCE)")).await;
     run(admin, &format!("CREATE DATABASE {building}")).await;
@@ -141,13 +145,13 @@ async fn make_template(server: &str, admin: &Client, template: &str) {
     run(admin, &format!("ALTER DATABASE {building} RENAME TO {template}")).await;
 }
 
-/// Tests that were killed could not drop their databases.
+/// Drops the databases of killed tests.
 async fn drop_leftovers(admin: &Client) {
     let old = "SELECT datname FROM pg_database d \
                WHERE datname ~ '^bakeoff_test_[0-9]+_[0-9]+_[0-9]+$' \
                  AND split_part(datname, '_', 3)::bigint < $1 \
                  AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)";
-    let before = i64::try_from(now_s().saturating_sub(LEFT_OVER_AFTER_S)).expect("a time of this age");
+    let before = i64::try_from(now_s().saturating_sub(LEFT_OVER_AFTER_S)).expect("Unix time fits into 64 bits");
     for row in admin.query(old, &[&before]).await.expect("look for leftovers") {
         let name: String = row.get(0);
         // Another process may be dropping the same one.
@@ -155,7 +159,7 @@ async fn drop_leftovers(admin: &Client) {
     }
 }
 
-/// Unique on this server, and telling its age.
+/// Returns a name that is unique on the server and contains the time of creation.
 fn fresh_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -171,8 +175,8 @@ async fn connect(url: &str) -> Client {
     let (client, connection) = config
         .connect(NoTls)
         .await
-        .unwrap_or_else(|error| panic!("no connection to the tests' PostgreSQL: {error:?}"));
-    // Its end shows in the client's next query.
+        .unwrap_or_else(|error| panic!("could not connect to the tests' PostgreSQL: {error:?}"));
+    // A connection error surfaces in the client's next query.
     tokio::spawn(connection);
     client
 }

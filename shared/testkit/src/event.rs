@@ -1,4 +1,4 @@
-//! Handlers under test: sample events as requests, and an app on a database of its own to serve them.
+//! Tests of handlers: sample events as requests, and an app with its own database that serves them.
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,42 +23,42 @@ use uuid::Uuid;
 
 use crate::Database;
 
-/// The API's address in `events/`: the service's public URL.
+/// The service's public URL in `events/`.
 pub const SERVICE: &str = "https://a1b2c3d4e5.execute-api.us-east-1.amazonaws.com";
-/// The id of every request.
+/// The request id of every invocation.
 pub const REQUEST_ID: &str = "8f2c7a1e-5b0d-4c3e-9a6f-0d1e2f3a4b5c";
-/// The public key in `events/`, the key that signed the harness's runs, is of this seed.
+/// Seed of the key in `events/`, which also signed the harness's runs.
 const RUNNER_SEED: &str = include_str!("../../core/tests/fixtures/runner_key.seed");
 
-/// An event as API Gateway sends it to a function (payload format 2.0).
+/// An API Gateway event (payload format 2.0).
 #[derive(Clone, Debug)]
 pub struct Event(Value);
 
 impl Event {
-    /// A sample from `events/`, by its name without `.json`.
+    /// Reads a sample from `events/`; `name` is the file name without `.json`.
     ///
     /// # Panics
-    /// When there is none.
+    /// If the sample does not exist.
     pub fn sample(name: &str) -> Self {
         let path = format!("{}/../../events/{name}.json", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         Self(serde_json::from_str(&text).expect("a sample event is JSON"))
     }
 
-    /// The body's text.
+    /// Returns the body's text.
     ///
     /// # Panics
-    /// When it has none.
+    /// If the event has no body.
     pub fn body_text(&self) -> &str {
         self.0["body"].as_str().expect("the event has a body")
     }
 
-    /// The body as JSON, to change it and give it to [`Event::body`].
+    /// Returns the body as JSON, which a test can change and pass to [`Event::body`].
     pub fn body_json(&self) -> Value {
         serde_json::from_str(self.body_text()).expect("a sample's body is JSON")
     }
 
-    /// With another body.
+    /// Replaces the body.
     #[must_use]
     pub fn body(mut self, body: impl ToString) -> Self {
         self.0["body"] = json!(body.to_string());
@@ -66,7 +66,7 @@ impl Event {
         self
     }
 
-    /// With a body of bytes, which the gateway hands on in base64.
+    /// Replaces the body with bytes, which API Gateway passes on in base64.
     #[must_use]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         self.0["body"] = json!(STANDARD.encode(bytes));
@@ -74,48 +74,48 @@ impl Event {
         self
     }
 
-    /// With its body compressed, and saying so.
+    /// Compresses the body and sets `content-encoding`.
     #[must_use]
     pub fn gzip(self) -> Self {
         let compressed = gzip(self.body_text().as_bytes());
         self.bytes(&compressed).header("content-encoding", "gzip")
     }
 
-    /// With a header, in place of one of that name. API Gateway has names in lower case.
+    /// Sets a header. The name must be in lower case, as API Gateway writes it.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.0["headers"][name] = json!(value);
         self
     }
 
-    /// Without a header.
+    /// Removes a header.
     #[must_use]
     pub fn without_header(mut self, name: &str) -> Self {
         self.0["headers"].as_object_mut().expect("an event has headers").remove(name);
         self
     }
 
-    /// As the runner who holds the token.
+    /// Sets the bearer token.
     #[must_use]
     pub fn bearer(self, token: &str) -> Self {
         self.header("authorization", &format!("Bearer {token}"))
     }
 
-    /// Under another path.
+    /// Sets a path parameter.
     #[must_use]
     pub fn path_parameter(mut self, name: &str, value: &str) -> Self {
         self.0["pathParameters"][name] = json!(value);
         self
     }
 
-    /// With a query, as it stands after the question mark.
+    /// Sets the query string, without the question mark.
     #[must_use]
     pub fn query(mut self, query: &str) -> Self {
         self.0["rawQueryString"] = json!(query);
         self
     }
 
-    /// For another route.
+    /// Sets the route key.
     #[must_use]
     pub fn route(mut self, route: &str) -> Self {
         self.0["routeKey"] = json!(route);
@@ -123,21 +123,21 @@ impl Event {
         self
     }
 
-    /// Without what the gateway's IAM authorizer says of the caller.
+    /// Removes the IAM authorizer's context.
     #[must_use]
     pub fn without_iam(mut self) -> Self {
         self.0["requestContext"].as_object_mut().expect("an event has a context").remove("authorizer");
         self
     }
 
-    /// With another caller in what the gateway's IAM authorizer says.
+    /// Sets the caller's ARN in the IAM authorizer's context.
     #[must_use]
     pub fn iam_user(mut self, arn: &str) -> Self {
         self.0["requestContext"]["authorizer"]["iam"]["userArn"] = json!(arn);
         self
     }
 
-    /// As the Lambda runtime delivers it.
+    /// Returns the event as the Lambda runtime delivers it.
     pub fn json(&self) -> &Value {
         &self.0
     }
@@ -149,7 +149,7 @@ impl Event {
     }
 }
 
-/// The context of an invocation: an id, and a deadline.
+/// Returns an invocation's context, with an id and a deadline in 29 s.
 pub fn context() -> Context {
     let deadline = SystemTime::now() + Duration::from_secs(29);
     let mut context = Context::default();
@@ -162,33 +162,33 @@ pub fn context() -> Context {
     context
 }
 
-/// Gzip (RFC 1952).
+/// Compresses bytes with gzip (RFC 1952).
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).expect("writing to memory");
     encoder.finish().expect("writing to memory")
 }
 
-/// What a handler answered, as HTTP.
+/// A handler's HTTP response.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
-    /// The body; null where there is none.
+    /// The JSON body; null if the response has none.
     pub body: Value,
     headers: lambda_http::http::HeaderMap,
 }
 
 impl Answer {
-    /// A header's value.
+    /// Returns a header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body of a success.
+    /// Returns the body of a successful response.
     ///
     /// # Panics
-    /// When the status is another, or the answer is not as every success is.
+    /// If the response has another status or content type.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
@@ -197,10 +197,10 @@ impl Answer {
         self.body
     }
 
-    /// The body of a refusal with this status and code.
+    /// Returns the problem document of a refusal.
     ///
     /// # Panics
-    /// When it is another, or not what the contract says of every problem.
+    /// If the response has another status or code, or violates the contract for problem documents.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> &Value {
         let problem = &self.body;
@@ -216,10 +216,10 @@ impl Answer {
         problem
     }
 
-    /// The places of all faults of a 422.
+    /// Returns the JSON pointers of all field errors of a 422.
     ///
     /// # Panics
-    /// When it is no such refusal.
+    /// If the response is not `422 invalid_request`.
     #[track_caller]
     pub fn pointers(&self) -> Vec<&str> {
         let errors = self.problem(422, "invalid_request")["errors"].as_array().expect("a list of errors");
@@ -233,26 +233,26 @@ impl Answer {
     }
 }
 
-/// The names of an object's members, sorted.
+/// Returns the sorted names of an object's members.
 ///
 /// # Panics
-/// When it is no object.
+/// If the value is not an object.
 pub fn members(object: &Value) -> Vec<&str> {
     let mut names: Vec<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
     names.sort_unstable();
     names
 }
 
-/// An app on a database of its own, with signing keys in a file: what a function has in the cloud.
+/// An app with its own database and with signing keys in a file.
 pub struct Service {
-    /// The database.
+    /// The app's database.
     pub database: Database,
     app: App,
     keys: String,
 }
 
 impl Service {
-    /// Sets one up.
+    /// Creates the database, the keys and the app.
     pub async fn start() -> Self {
         let database = Database::create().await;
         let keys = std::env::temp_dir().join(format!("bakeoff-keys-{}.json", Uuid::new_v4()));
@@ -263,12 +263,12 @@ impl Service {
         Self { database, app, keys }
     }
 
-    /// The app.
+    /// Returns the app.
     pub fn app(&self) -> &App {
         &self.app
     }
 
-    /// Has `handler` serve `event`, all the way from the event to HTTP.
+    /// Serves `event` with `handler`, from the event to the HTTP response.
     pub async fn send<'a, H, F>(&'a self, handler: H, event: &Event) -> Answer
     where
         H: Fn(&'a App, Request) -> F,
@@ -277,29 +277,29 @@ impl Service {
         serve(&self.app, handler, event).await
     }
 
-    /// The file of the signing keys.
+    /// Returns the path of the file with the signing keys.
     pub fn keys_file(&self) -> &str {
         &self.keys
     }
 
-    /// Allows the runner of `events/`.
+    /// Adds the runner of `events/` to the allowlist.
     pub async fn allow_runner(&self) {
         self.allow(&Event::sample("keys-add").body_json()).await;
     }
 
-    /// Adds an entry to the allowlist, as an admin would write it.
+    /// Adds an entry in the form of the admin API to the allowlist.
     pub async fn allow(&self, entry: &Value) {
         let entry = NewEntry::parse(&entry.to_string()).expect("an entry");
         allowlist::add(&self.database.client().await, &admin(), &entry).await.expect("the key is new");
     }
 
-    /// Allows and registers the runner of `events/`, and returns its token.
+    /// Adds the runner of `events/` to the allowlist, registers it, and returns its token.
     pub async fn register_runner(&self) -> String {
         self.allow_runner().await;
         self.token_of("runner-amd-8060s", time::Duration::hours(1)).await
     }
 
-    /// A token for the registered runner of `events/` under a name, valid for `ttl` from now.
+    /// Registers the runner of `events/` under a name, and returns a token that is valid for `ttl`.
     pub async fn token_of(&self, runner_id: &str, ttl: time::Duration) -> String {
         let mut body = Event::sample("register").body_json();
         body["runner_id"] = json!(runner_id);
@@ -317,7 +317,7 @@ impl Service {
         enqueue(&self.database.client().await, &admin(), &run).await.expect("the run is new")
     }
 
-    /// A service whose runner holds the job of the samples, and a sample event of that runner.
+    /// Creates a service whose runner has claimed the run of `events/`, and a sample event of that runner.
     pub async fn with_claim(sample: &str) -> (Self, Event) {
         let service = Self::start().await;
         let token = service.register_runner().await;
@@ -326,14 +326,14 @@ impl Service {
         (service, Event::sample(sample).bearer(&token))
     }
 
-    /// Has the runner with this token claim the run of `events/`, under the claim id of `events/`.
+    /// Claims the run of `events/` for the runner with this token, with the claim id of `events/`.
     pub async fn claim_job(&self, token: &str) {
         let keys = self.app.signing_keys().await.expect("the keys in the file");
         let runner = keys.authenticate(SERVICE, token).expect("a valid token");
-        let wanted = ClaimRequest::parse(Event::sample("claim").body_text()).expect("a sample claim");
+        let request = ClaimRequest::parse(Event::sample("claim").body_text()).expect("a sample claim");
         let terms = self.app.config().lease;
-        let job = claim(&self.database.client().await, &runner, terms, &wanted).await;
-        job.expect("the runner is allowed").expect("there is a job");
+        let job = claim(&self.database.client().await, &runner, terms, &request).await;
+        job.expect("the runner is allowed").expect("a job is eligible");
     }
 
     /// Cancels the run of `events/`.
@@ -341,7 +341,7 @@ impl Service {
         let run_id =
             Event::sample("runs-enqueue").body_json()["run_id"].as_str().and_then(|id| id.parse().ok());
         let run_id = run_id.expect("the sample names its run");
-        cancel(&self.database.client().await, &admin(), run_id, None).await.expect("the run is there");
+        cancel(&self.database.client().await, &admin(), run_id, None).await.expect("the run exists");
     }
 }
 
@@ -351,10 +351,10 @@ impl Drop for Service {
     }
 }
 
-/// Has `handler` serve `event` with `app`, all the way from the event to HTTP.
+/// Serves `event` with `handler` and `app`, from the event to the HTTP response.
 ///
 /// # Panics
-/// When the answer lacks what every answer has.
+/// If the response lacks a header that every response must have.
 pub async fn serve<'a, H, F>(app: &'a App, handler: H, event: &Event) -> Answer
 where
     H: Fn(&'a App, Request) -> F,
@@ -368,21 +368,21 @@ where
     Answer { status: parts.status.as_u16(), body, headers: parts.headers }
 }
 
-/// An app of these settings.
+/// Creates an app from these environment variables.
 ///
 /// # Panics
-/// When they make no sense.
+/// If a variable is invalid.
 pub fn app(settings: &[(&str, &str)]) -> App {
     let setting =
         |name: &str| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    App::new(Config::from_variables(&setting).expect("settings that make sense"))
+    App::new(Config::from_variables(&setting).expect("valid settings"))
 }
 
 fn admin() -> Admin {
     Admin::from_iam_principal("arn:aws:iam::123456789012:user/bench-admin")
 }
 
-/// The claims of a fresh proof for the registration route.
+/// Returns the claims of a fresh proof for the registration route.
 pub fn proof_claims() -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs();
     json!({
@@ -390,7 +390,7 @@ pub fn proof_claims() -> Value {
     })
 }
 
-/// A proof with these claims by the key of `events/` (RFC 9449, section 4).
+/// Creates a DPoP proof (RFC 9449, section 4) with these claims, signed with the key of `events/`.
 pub fn proof(claims: &Value) -> String {
     let seed = STANDARD.decode(RUNNER_SEED.trim()).ok().and_then(|seed| seed.try_into().ok());
     let key = SigningKey::from_bytes(&seed.expect("a seed of 32 bytes in base64"));
@@ -398,8 +398,8 @@ pub fn proof(claims: &Value) -> String {
     let header = json!({
         "typ": "dpop+jwt", "alg": "EdDSA", "jwk": { "kty": "OKP", "crv": "Ed25519", "x": x },
     });
-    let encoded = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
-    let signed = format!("{}.{}", encoded(&header), encoded(claims));
+    let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let signed = format!("{}.{}", encode(&header), encode(claims));
     let signature = key.sign(signed.as_bytes()).to_bytes();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }

@@ -1,5 +1,5 @@
-//! What stands before a test's story begins: a runner that may work, a run in the queue, a claimed job,
-//! a signed result. Everything is made the way the service makes it, through the core's operations.
+//! Fixtures: an allowed runner, an enqueued run, a claimed job, a signed result. All are created through the
+//! core's operations, as in the service.
 //!
 //! Time is moved in the data, never waited for: [`lapsed`].
 
@@ -24,55 +24,55 @@ use time::{Duration, OffsetDateTime};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-/// The service's public URL: issuer and audience of its tokens.
+/// The service's public URL, the issuer and audience of its tokens.
 pub const SERVICE: &str = "https://queue.example";
-/// The public URL of the registration route, which proofs are made for.
+/// The URL of the registration route, for which proofs are made.
 pub const REGISTER_URL: &str = "https://queue.example/api/runners/register";
-/// Leases of 300 s, heartbeats every 60 s.
+/// Lease terms: leases of 300 s, heartbeats every 60 s.
 pub const TERMS: LeaseTerms = LeaseTerms { ttl_s: 300, heartbeat_interval_s: 60 };
 
-/// The service's signing keys, the same in every test.
+/// Returns the service's signing keys, the same in every test.
 pub fn service_keys() -> ServiceKeys {
     ServiceKeys::from_jwk_set(&key_set([42; 32])).expect("a JWK set of one key")
 }
 
-/// A JWK set of one signing key, as the secret holds it.
+/// Returns a JWK set with one signing key, in the form of the secret.
 pub fn key_set(seed: [u8; 32]) -> String {
     rotate_key_set(r#"{"keys":[]}"#, seed, time::OffsetDateTime::UNIX_EPOCH, time::Duration::ZERO)
         .expect("an empty set can be rotated")
 }
 
-/// An admin, as IAM would name them.
+/// Returns an admin with an IAM user's ARN.
 pub fn admin() -> Admin {
     Admin::from_iam_principal("arn:aws:iam::000000000000:user/bastion")
 }
 
-/// A runner's key and name, known to nobody yet. The key follows from the name.
+/// A runner's key and name, before registration. The key is derived from the name.
 #[derive(Debug)]
 pub struct Machine {
-    /// The name it registers under.
+    /// The `runner_id` of its registration.
     pub name: String,
-    /// Its key.
+    /// Its private key.
     pub key: SigningKey,
 }
 
 impl Machine {
-    /// A machine of this name.
+    /// Creates a machine with this name.
     pub fn named(name: &str) -> Self {
         Self { name: name.to_owned(), key: SigningKey::from_bytes(&Sha256::digest(name).into()) }
     }
 
-    /// The public half, as the core has it.
+    /// Returns the public key.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey::from_bytes(self.key.verifying_key().as_bytes()).expect("a key of our own making")
+        PublicKey::from_bytes(self.key.verifying_key().as_bytes()).expect("a generated key is valid")
     }
 
-    /// The key's id on the allowlist.
+    /// Returns the key's id on the allowlist.
     pub fn key_id(&self) -> String {
         self.public_key().key_id().to_string()
     }
 
-    /// The claims of a fresh proof, to be bent before it is signed.
+    /// Returns the claims of a fresh proof, which a test can change before signing.
     pub fn proof_claims(&self) -> Value {
         json!({
             "htm": "POST", "htu": REGISTER_URL, "jti": Uuid::new_v4(),
@@ -80,21 +80,21 @@ impl Machine {
         })
     }
 
-    /// A proof of possession (RFC 9449) with these claims.
+    /// Creates a DPoP proof (RFC 9449) with these claims.
     pub fn proof(&self, claims: &Value) -> String {
         let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": self.public_key().jwk_x() });
         jwt(&json!({ "typ": "dpop+jwt", "alg": "EdDSA", "jwk": jwk }), claims, &self.key)
     }
 
-    /// A proof's key, as registration takes it.
+    /// Returns the key proven by a proof with these claims, for registration.
     ///
     /// # Panics
-    /// When the claims are not those of a proof for [`REGISTER_URL`].
+    /// If the claims are not those of a valid proof for [`REGISTER_URL`].
     pub fn proven(&self, claims: &Value) -> ProvenKey {
-        ProvenKey::from_proof(&self.proof(claims), REGISTER_URL).expect("a proof of our own making")
+        ProvenKey::from_proof(&self.proof(claims), REGISTER_URL).expect("the proof is valid")
     }
 
-    /// The body of its registration: 24 GB, `q4_k_m` and `q8_0`.
+    /// Returns the body of its registration: 24 GB of VRAM, `q4_k_m` and `q8_0`.
     pub fn registration(&self) -> Value {
         json!({
             "public_key": self.public_key().to_base64(), "runner_id": self.name, "hostname": "bench-01",
@@ -102,20 +102,20 @@ impl Machine {
         })
     }
 
-    /// Puts the key on the allowlist.
+    /// Adds the key to the allowlist.
     ///
     /// # Panics
-    /// When that is refused.
+    /// If the core refuses it.
     pub async fn allow(&self, client: &Client) {
         let entry = json!({ "public_key": self.public_key().to_base64(), "label": self.name });
-        let entry = NewEntry::parse(&entry.to_string()).expect("an entry of our own making");
+        let entry = NewEntry::parse(&entry.to_string()).expect("the entry is valid");
         allowlist::add(client, &admin(), &entry).await.expect("the key is allowed");
     }
 
-    /// Registers with a fresh proof and authenticates by the token.
+    /// Registers with a fresh proof and authenticates with the token.
     ///
     /// # Panics
-    /// When either is refused.
+    /// If the core refuses either.
     pub async fn register(self, client: &Client, body: &Value) -> Runner {
         let keys = service_keys();
         let registration = Registration::parse(&body.to_string()).expect("a registration that parses");
@@ -131,15 +131,15 @@ impl Machine {
 /// A registered, authenticated runner.
 #[derive(Debug)]
 pub struct Runner {
-    /// Name and key.
+    /// Its name and key.
     pub machine: Machine,
     /// Its token.
     pub token: String,
-    /// What operations demand.
+    /// The proof of authentication that operations require.
     pub authenticated: AuthenticatedRunner,
 }
 
-/// An allowed and registered runner with 24 GB that serves `q4_k_m` and `q8_0`.
+/// Allows and registers a runner with 24 GB of VRAM that serves `q4_k_m` and `q8_0`.
 pub async fn runner(client: &Client, name: &str) -> Runner {
     let machine = Machine::named(name);
     machine.allow(client).await;
@@ -147,7 +147,7 @@ pub async fn runner(client: &Client, name: &str) -> Runner {
     machine.register(client, &body).await
 }
 
-/// An allowed and registered runner of these capabilities.
+/// Allows and registers a runner with these capabilities.
 pub async fn runner_with(client: &Client, name: &str, vram_gb: f64, quantizations: &[&str]) -> Runner {
     let machine = Machine::named(name);
     machine.allow(client).await;
@@ -156,8 +156,8 @@ pub async fn runner_with(client: &Client, name: &str, vram_gb: f64, quantization
     machine.register(client, &body).await
 }
 
-/// The body of a request to enqueue: priority 100, 5 attempts, one prompt `plain`, one task, and one
-/// model `m` of 9 billion parameters in `q4_k_m`, which needs 6 GB. Tests change what their story is
+/// Returns the body of an enqueue request: priority 100, 5 attempts, one prompt `plain`, one task, and one
+/// model `m` of 9 billion parameters in `q4_k_m`, which needs 6 GB. Tests change the members that they are
 /// about.
 pub fn run() -> Value {
     json!({
@@ -167,14 +167,14 @@ pub fn run() -> Value {
     })
 }
 
-/// A run that asks nothing of its runner.
+/// Returns a run without requirements on its runner.
 pub fn undemanding_run() -> Value {
     let mut run = run();
     run["models"] = json!([]);
     run
 }
 
-/// A model of a run. It needs ⌈billions × the quantization's multiplier × 1.15⌉ GB.
+/// Returns a model of a run. It needs ⌈billions × the quantization's multiplier × 1.15⌉ GB.
 pub fn model(id: &str, quantization: &str, billions: f64) -> Value {
     json!({ "id": id, "descriptor": {
         "schema_version": 1, "name": id, "model_hash": format!("sha256:{id}"), "quantization": quantization,
@@ -183,7 +183,7 @@ pub fn model(id: &str, quantization: &str, billions: f64) -> Value {
     }})
 }
 
-/// A prompt of a run.
+/// Returns a prompt of a run.
 pub fn prompt(id: &str) -> Value {
     json!({ "id": id, "file_path": format!("prompts/{id}.md"), "git_commit_hash": "ad48ac3" })
 }
@@ -191,24 +191,24 @@ pub fn prompt(id: &str) -> Value {
 /// Enqueues a run.
 ///
 /// # Panics
-/// When that is refused.
+/// If the core refuses it.
 pub async fn enqueued(client: &Client, run: &Value) -> Enqueued {
     let run = NewRun::parse(&run.to_string()).unwrap_or_else(|errors| panic!("{errors:#?}"));
     enqueue(client, &admin(), &run).await.expect("the run is enqueued")
 }
 
-/// The job that a runner claims.
+/// Claims the runner's next job.
 ///
 /// # Panics
-/// When there is none for it.
+/// If no job is eligible.
 pub async fn claimed(client: &Client, runner: &Runner) -> Job {
     claim(client, &runner.authenticated, TERMS, &ClaimRequest::default())
         .await
         .expect("the claim is accepted")
-        .expect("there is a job")
+        .expect("a job is eligible")
 }
 
-/// A runner that holds the one job there is.
+/// Creates a runner and one run, and claims its job for the runner.
 pub async fn claimed_job(client: &Client) -> (Runner, Job) {
     let runner = runner(client, "bench").await;
     enqueued(client, &run()).await;
@@ -216,7 +216,7 @@ pub async fn claimed_job(client: &Client) -> (Runner, Job) {
     (runner, job)
 }
 
-/// Enqueues a run of three rows, one for each of its prompts.
+/// Enqueues a run with three rows, one per prompt.
 pub async fn split_run(client: &Client) -> Uuid {
     let mut run = run();
     run["prompts"] = ["a", "b", "c"].map(prompt).into_iter().collect();
@@ -224,7 +224,7 @@ pub async fn split_run(client: &Client) -> Uuid {
     enqueued(client, &run).await.run_id
 }
 
-/// The states of a run's rows, in alphabetical order.
+/// Returns the states of a run's rows, in alphabetical order.
 pub async fn statuses(client: &Client, run_id: Uuid) -> Vec<String> {
     let rows = "SELECT status FROM run_queue WHERE run_id = $1 ORDER BY status";
     let rows = client.query(rows, &[&run_id]).await.expect("the rows of a run");
@@ -238,8 +238,8 @@ pub async fn lapsed(client: &Client, job: &Job) {
     assert_eq!(rows, 1, "the claim is live");
 }
 
-/// A result of the job in which every cell scored 1, as the harness would write it for two tasks. Models
-/// and prompts are the job's own.
+/// Returns a result of the job in the harness's form: its own models and prompts, two tasks, and a score of 1
+/// in every cell.
 pub fn result(job: &Job) -> Value {
     let ids = |list: &RawValue| -> Vec<String> {
         let list: Vec<Value> = serde_json::from_str(list.get()).expect("a list");
@@ -252,7 +252,7 @@ pub fn result(job: &Job) -> Value {
     result_of(&job.run_id.to_string(), &models, &prompts)
 }
 
-/// A result in which every cell scored 1, for two tasks and these models and prompts.
+/// Returns a result with a score of 1 in every cell, for two tasks and these models and prompts.
 pub fn result_of(run_id: &str, models: &[String], prompts: &[String]) -> Value {
     let described = |id: &String| json!({ "id": id, "gguf": format!("{id}.gguf") });
     let mut records = Vec::new();
@@ -285,10 +285,10 @@ pub fn result_of(run_id: &str, models: &[String], prompts: &[String]) -> Value {
     })
 }
 
-/// The result in the harness's envelope, signed by the machine.
+/// Returns the result in the harness's envelope, signed by the machine.
 pub fn envelope(machine: &Machine, result: &Value) -> Box<RawValue> {
     let text = result.to_string();
-    let digest = CanonicalForm::parse(text.as_bytes()).expect("a result of our own making").sha256();
+    let digest = CanonicalForm::parse(text.as_bytes()).expect("the result has a canonical form").sha256();
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let signature = STANDARD.encode(machine.key.sign(&digest).to_bytes());
     let sig = json!({
@@ -298,10 +298,10 @@ pub fn envelope(machine: &Machine, result: &Value) -> Box<RawValue> {
     RawValue::from_string(format!("{{\"result\": {text}, \"sig\": {sig}}}")).expect("JSON")
 }
 
-/// Submits the result under the job's claim, in an envelope signed by the runner.
+/// Submits the result with the job's claim id, in an envelope signed by the runner.
 ///
 /// # Errors
-/// As the core refuses it.
+/// The core's refusal.
 pub async fn submitted(
     client: &Client,
     runner: &Runner,
@@ -314,7 +314,8 @@ pub async fn submitted(
     submit(client, &keys, SERVICE, &runner.authenticated, job.run_id, job.claim_id, &verified).await
 }
 
-/// A JWS in compact serialization (RFC 7515 section 7.1) with any header and claims, signed EdDSA.
+/// Creates a JWS in compact serialization (RFC 7515 section 7.1) with this header and these claims, signed
+/// with EdDSA.
 pub fn jwt(header: &Value, claims: &Value, key: &SigningKey) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", part(header), part(claims));

@@ -1,5 +1,5 @@
-//! What tests need: a database each, what stands in it before the story begins, sample events served by
-//! an app on it, and a Secrets Manager that says what it is told to.
+//! Test support: a database per test, fixtures in it, an app that serves sample events on it, and a scripted
+//! Secrets Manager.
 
 mod database;
 pub mod event;

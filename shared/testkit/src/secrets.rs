@@ -1,4 +1,4 @@
-//! AWS Secrets Manager, as its own SDK hears it: scripted answers instead of a network.
+//! A scripted AWS Secrets Manager: the SDK gets prepared responses instead of using the network.
 
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Builder, Credentials, HttpClient, Region};
@@ -7,29 +7,29 @@ use aws_smithy_types::body::SdkBody;
 use bakeoff_lambda::secrets::Secrets;
 use serde_json::{Value, json};
 
-/// An answer of Secrets Manager.
+/// A response of Secrets Manager.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
-    /// The secret's value.
+    /// A string secret with this value.
     Secret(&'a str),
-    /// A secret of bytes.
+    /// A binary secret.
     Bytes,
-    /// An error by its name in the API, with its HTTP status.
+    /// An error: HTTP status and name in the API.
     Error(u16, &'a str),
 }
 
-/// Gives each answer once, in this order; after the last it is out of reach.
+/// Returns a reader of secrets that gets these answers in order. After the last one, requests fail.
 pub fn answering(answers: &[Answer]) -> (Secrets, StaticReplayClient) {
     let replay = StaticReplayClient::new(answers.iter().map(event).collect());
     (Secrets::with_client(Client::from_conf(config(replay.clone()).build())), replay)
 }
 
-/// Takes requests and never answers.
+/// Returns a reader of secrets whose requests never get a response.
 pub fn silent() -> Secrets {
     Secrets::with_client(Client::from_conf(config(NeverClient::new()).build()))
 }
 
-/// How many answers were asked for.
+/// Returns the number of requests so far.
 pub fn requests(replay: &StaticReplayClient) -> usize {
     replay.actual_requests().count()
 }
@@ -46,7 +46,7 @@ fn event(answer: &Answer) -> ReplayEvent {
     let (status, body) = match answer {
         Answer::Secret(value) => (200, json!({ "Name": "name", "SecretString": value })),
         Answer::Bytes => (200, json!({ "Name": "name", "SecretBinary": "c2VjcmV0" })),
-        Answer::Error(status, name) => (*status, json!({ "__type": name, "message": "so it is" })),
+        Answer::Error(status, name) => (*status, json!({ "__type": name, "message": "scripted error" })),
     };
     ReplayEvent::new(http::Request::new(SdkBody::empty()), response(status, &body))
 }

@@ -1,4 +1,4 @@
-//! Databases of tests' own: migrated, apart from each other, gone afterwards.
+//! Test databases: migrated, isolated from each other, and dropped at the end.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ fn name_of(database: &Database) -> String {
 }
 
 #[tokio::test]
-async fn is_migrated_and_apart_from_others() {
+async fn a_database_is_migrated_and_isolated() {
     let (one, other) = tokio::join!(Database::create(), Database::create());
     let client = one.client().await;
     client.execute("INSERT INTO creators VALUES (gen_random_uuid(), 'x')", &[]).await.unwrap();
@@ -24,7 +24,7 @@ async fn is_migrated_and_apart_from_others() {
 }
 
 #[tokio::test]
-async fn is_gone_when_dropped_even_while_connected() {
+async fn dropping_the_value_drops_the_database_despite_connections() {
     let (watcher, database) = tokio::join!(Database::create(), Database::create());
     let name = name_of(&database);
     let _open = database.client().await;
