@@ -4,7 +4,7 @@ use bakeoff_lambda::App;
 use bakeoff_lambda::config::Config;
 use bakeoff_testkit::event::{Event, Service, app, members, serve};
 use bakeoff_testkit::fixture::key_set;
-use bakeoff_testkit::secrets::{Answer, answering};
+use bakeoff_testkit::secrets::{Answer, secrets_with_answers};
 use serde_json::json;
 
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn without_keys_the_cause_stays_here() {
 #[tokio::test]
 async fn the_public_set_is_enough() {
     let set = public_set(&key_set([7; 32])).unwrap();
-    let (secrets, _) = answering(&[Answer::Secret(&set)]);
+    let (secrets, _) = secrets_with_answers(&[Answer::Secret(&set)]);
     let config =
         Config::from_variables(&|name| (name == "VERIFYING_KEYS_SECRET_ARN").then(|| "public".to_owned()));
     let app = App::with_secrets(config.unwrap(), secrets);

@@ -124,8 +124,8 @@ impl Scene {
         run["run_id"] = result["run_id"].clone();
         run["models"] = json!([fixture::model("llama32_1b_q4", "q4_k_m", 1.2)]);
         run["prompts"] = json!([fixture::prompt("plain"), fixture::prompt("cot")]);
-        fixture::enqueued(&client, &run).await;
-        let job = fixture::claimed(&client, &runner).await;
+        fixture::enqueue_run(&client, &run).await;
+        let job = fixture::claim_next(&client, &runner).await;
         Ok(Self { client, runner, job })
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 async fn audit_entries_cannot_be_changed_or_deleted() {
     let database = Database::create().await;
     let client = database.client().await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     for change in ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"] {
         let refused = client.batch_execute(change).await.unwrap_err();
         assert!(refused.as_db_error().unwrap().message().contains("append-only"), "{change}: {refused:?}");

@@ -52,8 +52,8 @@ async fn concurrent_migrations_apply_each_file_once() {
     let (a, b) = (a.unwrap().migrations, b.unwrap().migrations);
     assert!(a.is_empty() != b.is_empty(), "{a:?} {b:?}");
     let runner = fixture::runner(&one, "bench").await;
-    fixture::enqueued(&one, &fixture::run()).await;
-    fixture::claimed(&other, &runner).await;
+    fixture::enqueue_run(&one, &fixture::run()).await;
+    fixture::claim_next(&other, &runner).await;
 }
 
 /// A process that failed must not block the migrations of others.
@@ -118,7 +118,7 @@ async fn run_of(client: &Client, publisher_id: &str) -> Uuid {
 
 #[tokio::test]
 async fn a_database_used_by_the_harness_migrates_and_works() {
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     let (_database, mut client) = create_harness_database(&machine).await;
     let untouched =
         "SELECT queue_id, run_id, status, claimed_by, claimed_at, completed_at, updated_at, priority
@@ -135,14 +135,15 @@ async fn a_database_used_by_the_harness_migrates_and_works() {
     assert_eq!(listed.rows.len(), 6);
 
     // Both PENDING rows are claimed, including the one whose retry_after has passed.
-    let mut claimed = [fixture::claimed(&client, &runner).await, fixture::claimed(&client, &runner).await];
+    let mut claimed =
+        [fixture::claim_next(&client, &runner).await, fixture::claim_next(&client, &runner).await];
     claimed.sort_by_key(|job| job.attempt);
     assert_eq!(claimed.each_ref().map(|job| job.attempt), [1, 3]);
     let prompts: serde_json::Value = serde_json::from_str(claimed[0].prompts.get()).unwrap();
     assert_eq!(prompts, serde_json::json!([{ "id": "plain", "prompt_id": 1 }]));
     let result = fixture::result(&claimed[0]);
-    assert!(!fixture::submitted(&client, &runner, &claimed[0], &result).await.unwrap().late);
-    fixture::lapsed(&client, &claimed[1]).await;
+    assert!(!fixture::submit_result(&client, &runner, &claimed[0], &result).await.unwrap().late);
+    fixture::expire_lease(&client, &claimed[1]).await;
 
     // A claim of the harness's tools has no lease, so the reaper does not end it. An admin can cancel it.
     let reaped = reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
@@ -158,7 +159,7 @@ async fn a_database_used_by_the_harness_migrates_and_works() {
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
 
     for _ in 0..3 {
-        fixture::claimed(&client, &runner).await;
+        fixture::claim_next(&client, &runner).await;
     }
     // The three claims above, and the row that a harness tool set to IN_PROGRESS.
     let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
@@ -167,7 +168,7 @@ async fn a_database_used_by_the_harness_migrates_and_works() {
 
 #[tokio::test]
 async fn rows_inserted_by_the_harness_after_the_migration_are_claimable() {
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     let (_database, mut client) = create_harness_database(&machine).await;
     apply(&mut client).await.unwrap();
     machine.allow(&client).await;
@@ -181,9 +182,9 @@ async fn rows_inserted_by_the_harness_after_the_migration_are_claimable() {
         )
         .await
         .unwrap();
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     assert_eq!(job.run_id, run_of(&client, "later").await);
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
 }
 
 #[tokio::test]
@@ -191,7 +192,7 @@ async fn the_schema_refuses_inconsistent_rows() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     let refuse = async |changes: &[&str]| {
         for change in changes {
             let refused = client.execute(&format!("UPDATE run_queue SET {change}"), &[]).await.unwrap_err();
@@ -211,7 +212,7 @@ async fn the_schema_refuses_inconsistent_rows() {
         "max_runtime_s = 0",
     ])
     .await;
-    fixture::claimed(&client, &runner).await;
+    fixture::claim_next(&client, &runner).await;
     refuse(&[
         "lease_expires_at = NULL",
         "claim_id = NULL",

@@ -8,7 +8,7 @@ use bakeoff_lambda::database::Database;
 use bakeoff_lambda::{App, Refusal, Request};
 use bakeoff_testkit::event::Event;
 use bakeoff_testkit::fixture::key_set;
-use bakeoff_testkit::secrets::{Answer, answering};
+use bakeoff_testkit::secrets::{Answer, secrets_with_answers};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -48,7 +48,7 @@ async fn secrets_appear_in_neither_logs_nor_debug_output() {
     let broken = &set[..set.len() - 9];
     let credentials = json!({ "username": "bakeoff", "password": "hunter2-hunter2" }).to_string();
     let unreadable = json!({ "username": ["hunter2-hunter2"] }).to_string();
-    let (secrets, _) = answering(&[broken, &set, &credentials].map(Answer::Secret));
+    let (secrets, _) = secrets_with_answers(&[broken, &set, &credentials].map(Answer::Secret));
     let settings = [
         ("SIGNING_KEYS_SECRET_ARN", "signing-keys"),
         ("DATABASE_SECRET_ARN", "database"),
@@ -72,7 +72,7 @@ async fn secrets_appear_in_neither_logs_nor_debug_output() {
     format_refusal(app.signing_keys().await.unwrap_err());
     app.signing_keys().await.unwrap();
     format_refusal(app.database().await.unwrap_err());
-    let (secrets, _) = answering(&[Answer::Secret(&unreadable)]);
+    let (secrets, _) = secrets_with_answers(&[Answer::Secret(&unreadable)]);
     let database = Database::new(app.config().database.clone());
     format_refusal(database.config(&secrets).await.unwrap_err().into());
     output += &format!("{app:?}");

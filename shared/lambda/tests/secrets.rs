@@ -9,7 +9,7 @@ use bakeoff_lambda::secrets::{KeyCache, Secrets, client_from_env};
 use bakeoff_lambda::{App, Reply, Request};
 use bakeoff_testkit::event::{Event, serve};
 use bakeoff_testkit::fixture::key_set;
-use bakeoff_testkit::secrets::{Answer, answering, requests, silent};
+use bakeoff_testkit::secrets::{Answer, requests, secrets_with_answers, secrets_without_response};
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::{Instant, advance};
@@ -29,7 +29,7 @@ fn first_kid(keys: &ServiceKeys) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_key_set_is_cached_for_five_minutes() {
     let (old, new) = (key_set([1; 32]), key_set([2; 32]));
-    let (secrets, replay) = answering(&[Answer::Secret(&old), Answer::Secret(&new)]);
+    let (secrets, replay) = secrets_with_answers(&[Answer::Secret(&old), Answer::Secret(&new)]);
     let keys = signing_keys();
     let first = first_kid(&keys.current(&secrets).await.unwrap());
     advance(299 * SECOND).await;
@@ -43,7 +43,7 @@ async fn a_key_set_is_cached_for_five_minutes() {
 #[tokio::test(start_paused = true)]
 async fn a_refresh_reads_the_key_set_at_most_every_ten_seconds() {
     let (old, new) = (key_set([1; 32]), key_set([2; 32]));
-    let (secrets, replay) = answering(&[Answer::Secret(&old), Answer::Secret(&new)]);
+    let (secrets, replay) = secrets_with_answers(&[Answer::Secret(&old), Answer::Secret(&new)]);
     let keys = signing_keys();
     let first = first_kid(&keys.current(&secrets).await.unwrap());
     advance(9 * SECOND).await;
@@ -61,7 +61,7 @@ async fn a_refresh_reads_the_key_set_at_most_every_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn tokens_with_unknown_keys_cause_at_most_one_read_in_ten_seconds() {
     let set = key_set([1; 32]);
-    let (secrets, replay) = answering(&[Answer::Secret(&set); 3]);
+    let (secrets, replay) = secrets_with_answers(&[Answer::Secret(&set); 3]);
     let app = App::with_secrets(settings(&[("SIGNING_KEYS_SECRET_ARN", "signing-keys")]), secrets);
     let handler = async |app: &'_ App, request: Request| {
         let _ = app.runner(&request).await?;
@@ -81,7 +81,7 @@ async fn cached_keys_are_used_while_secrets_manager_is_unavailable() {
     let unavailable = Answer::Error(503, "ServiceUnavailable");
     let malformed = Answer::Secret("{}");
     let (secrets, replay) =
-        answering(&[Answer::Secret(&set), unavailable, unavailable, unavailable, malformed]);
+        secrets_with_answers(&[Answer::Secret(&set), unavailable, unavailable, unavailable, malformed]);
     let keys = signing_keys();
     let first = first_kid(&keys.current(&secrets).await.unwrap());
     for read in [4, 5, 5] {
@@ -96,12 +96,13 @@ async fn cached_keys_are_used_while_secrets_manager_is_unavailable() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_first_read_is_an_error_within_five_seconds() {
     let started = Instant::now();
-    let error = signing_keys().current(&silent()).await.unwrap_err();
+    let error = signing_keys().current(&secrets_without_response()).await.unwrap_err();
     assert_eq!(error.to_string(), "internal: reading signing-keys: no response within 4 s");
     assert!(started.elapsed() < 5 * SECOND);
     // The next request reads again.
     let set = key_set([1; 32]);
-    let (secrets, _) = answering(&[Answer::Error(400, "ResourceNotFoundException"), Answer::Secret(&set)]);
+    let (secrets, _) =
+        secrets_with_answers(&[Answer::Error(400, "ResourceNotFoundException"), Answer::Secret(&set)]);
     let keys = signing_keys();
     let error = keys.current(&secrets).await.unwrap_err().to_string();
     assert!(error.contains("signing-keys") && error.contains("ResourceNotFoundException"), "{error}");
@@ -110,7 +111,7 @@ async fn a_failed_first_read_is_an_error_within_five_seconds() {
 
 #[tokio::test]
 async fn a_binary_secret_is_an_error() {
-    let (secrets, _) = answering(&[Answer::Bytes]);
+    let (secrets, _) = secrets_with_answers(&[Answer::Bytes]);
     let error = secrets.read("signing-keys").await.unwrap_err();
     assert_eq!(error.to_string(), "internal: signing-keys is not a string secret");
 }
@@ -118,7 +119,7 @@ async fn a_binary_secret_is_an_error() {
 #[tokio::test]
 async fn database_credentials_come_from_the_rds_secret() {
     let secret = json!({ "username": "bakeoff", "password": "p@ss/w:rd", "engine": "postgres" }).to_string();
-    let (secrets, _) = answering(&[Answer::Secret(&secret)]);
+    let (secrets, _) = secrets_with_answers(&[Answer::Secret(&secret)]);
     let config = database().config(&secrets).await.unwrap();
     assert_eq!((config.get_user(), config.get_password()), (Some("bakeoff"), Some(&b"p@ss/w:rd"[..])));
     assert_eq!((config.get_dbname(), config.get_ports()), (Some("queue"), &[6432][..]));

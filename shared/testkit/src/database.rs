@@ -151,7 +151,8 @@ async fn drop_leftovers(admin: &Client) {
                WHERE datname ~ '^bakeoff_test_[0-9]+_[0-9]+_[0-9]+$' \
                  AND split_part(datname, '_', 3)::bigint < $1 \
                  AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)";
-    let before = i64::try_from(now_s().saturating_sub(LEFT_OVER_AFTER_S)).expect("Unix time fits into 64 bits");
+    let before =
+        i64::try_from(now_s().saturating_sub(LEFT_OVER_AFTER_S)).expect("Unix time fits into 64 bits");
     for row in admin.query(old, &[&before]).await.expect("look for leftovers") {
         let name: String = row.get(0);
         // Another process may be dropping the same one.

@@ -58,7 +58,7 @@ pub struct Machine {
 
 impl Machine {
     /// Creates a machine with this name.
-    pub fn named(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), key: SigningKey::from_bytes(&Sha256::digest(name).into()) }
     }
 
@@ -90,7 +90,7 @@ impl Machine {
     ///
     /// # Panics
     /// If the claims are not those of a valid proof for [`REGISTER_URL`].
-    pub fn proven(&self, claims: &Value) -> ProvenKey {
+    pub fn proven_key(&self, claims: &Value) -> ProvenKey {
         ProvenKey::from_proof(&self.proof(claims), REGISTER_URL).expect("the proof is valid")
     }
 
@@ -119,7 +119,7 @@ impl Machine {
     pub async fn register(self, client: &Client, body: &Value) -> Runner {
         let keys = service_keys();
         let registration = Registration::parse(&body.to_string()).expect("a registration that parses");
-        let proven = self.proven(&self.proof_claims());
+        let proven = self.proven_key(&self.proof_claims());
         let registered = register(client, &keys, SERVICE, Duration::hours(1), &proven, &registration)
             .await
             .expect("the registration is accepted");
@@ -141,7 +141,7 @@ pub struct Runner {
 
 /// Allows and registers a runner with 24 GB of VRAM that serves `q4_k_m` and `q8_0`.
 pub async fn runner(client: &Client, name: &str) -> Runner {
-    let machine = Machine::named(name);
+    let machine = Machine::new(name);
     machine.allow(client).await;
     let body = machine.registration();
     machine.register(client, &body).await
@@ -149,7 +149,7 @@ pub async fn runner(client: &Client, name: &str) -> Runner {
 
 /// Allows and registers a runner with these capabilities.
 pub async fn runner_with(client: &Client, name: &str, vram_gb: f64, quantizations: &[&str]) -> Runner {
-    let machine = Machine::named(name);
+    let machine = Machine::new(name);
     machine.allow(client).await;
     let mut body = machine.registration();
     body["capabilities"] = json!({ "vram_gb": vram_gb, "quantizations": quantizations });
@@ -192,7 +192,7 @@ pub fn prompt(id: &str) -> Value {
 ///
 /// # Panics
 /// If the core refuses it.
-pub async fn enqueued(client: &Client, run: &Value) -> Enqueued {
+pub async fn enqueue_run(client: &Client, run: &Value) -> Enqueued {
     let run = NewRun::parse(&run.to_string()).unwrap_or_else(|errors| panic!("{errors:#?}"));
     enqueue(client, &admin(), &run).await.expect("the run is enqueued")
 }
@@ -201,7 +201,7 @@ pub async fn enqueued(client: &Client, run: &Value) -> Enqueued {
 ///
 /// # Panics
 /// If no job is eligible.
-pub async fn claimed(client: &Client, runner: &Runner) -> Job {
+pub async fn claim_next(client: &Client, runner: &Runner) -> Job {
     claim(client, &runner.authenticated, TERMS, &ClaimRequest::default())
         .await
         .expect("the claim is accepted")
@@ -209,10 +209,10 @@ pub async fn claimed(client: &Client, runner: &Runner) -> Job {
 }
 
 /// Creates a runner and one run, and claims its job for the runner.
-pub async fn claimed_job(client: &Client) -> (Runner, Job) {
+pub async fn runner_with_job(client: &Client) -> (Runner, Job) {
     let runner = runner(client, "bench").await;
-    enqueued(client, &run()).await;
-    let job = claimed(client, &runner).await;
+    enqueue_run(client, &run()).await;
+    let job = claim_next(client, &runner).await;
     (runner, job)
 }
 
@@ -221,7 +221,7 @@ pub async fn split_run(client: &Client) -> Uuid {
     let mut run = run();
     run["prompts"] = ["a", "b", "c"].map(prompt).into_iter().collect();
     run["split_by"] = json!("prompt");
-    enqueued(client, &run).await.run_id
+    enqueue_run(client, &run).await.run_id
 }
 
 /// Returns the states of a run's rows, in alphabetical order.
@@ -232,7 +232,7 @@ pub async fn statuses(client: &Client, run_id: Uuid) -> Vec<String> {
 }
 
 /// Lets the claim's lease run out, one second ago.
-pub async fn lapsed(client: &Client, job: &Job) {
+pub async fn expire_lease(client: &Client, job: &Job) {
     let lapse = "UPDATE run_queue SET lease_expires_at = now() - interval '1 s' WHERE claim_id = $1";
     let rows = client.execute(lapse, &[&job.claim_id]).await.expect("the lease is moved");
     assert_eq!(rows, 1, "the claim is live");
@@ -302,7 +302,7 @@ pub fn envelope(machine: &Machine, result: &Value) -> Box<RawValue> {
 ///
 /// # Errors
 /// The core's refusal.
-pub async fn submitted(
+pub async fn submit_result(
     client: &Client,
     runner: &Runner,
     job: &Job,

@@ -19,13 +19,13 @@ pub enum Answer<'a> {
 }
 
 /// Returns a reader of secrets that gets these answers in order. After the last one, requests fail.
-pub fn answering(answers: &[Answer]) -> (Secrets, StaticReplayClient) {
+pub fn secrets_with_answers(answers: &[Answer]) -> (Secrets, StaticReplayClient) {
     let replay = StaticReplayClient::new(answers.iter().map(event).collect());
     (Secrets::with_client(Client::from_conf(config(replay.clone()).build())), replay)
 }
 
 /// Returns a reader of secrets whose requests never get a response.
-pub fn silent() -> Secrets {
+pub fn secrets_without_response() -> Secrets {
     Secrets::with_client(Client::from_conf(config(NeverClient::new()).build()))
 }
 

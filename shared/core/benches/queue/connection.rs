@@ -95,7 +95,9 @@ impl Connection {
     async fn cycle(&self) -> bool {
         let Some(job) = self.claim().await else { return false };
         let result = fixture::result(&job);
-        fixture::submitted(&self.client, &self.runner, &job, &result).await.expect("the result is accepted");
+        fixture::submit_result(&self.client, &self.runner, &job, &result)
+            .await
+            .expect("the result is accepted");
         true
     }
 

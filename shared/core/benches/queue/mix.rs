@@ -160,7 +160,7 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
         .await
         .expect("the queue is emptied");
     load_lanes(client, mix.lanes()).await;
-    let job = fixture::enqueued(client, &fixture::run()).await.rows[0].queue_id;
+    let job = fixture::enqueue_run(client, &fixture::run()).await.rows[0].queue_id;
     let ahead = mix.ahead(depth);
     let claimable = if mix == Mix::Sparse { depth } else { (depth - ahead).max(CLAIMABLE_MIN) };
     let total = mix.completed() + ahead + claimable;

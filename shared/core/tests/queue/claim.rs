@@ -22,7 +22,7 @@ async fn next(client: &Client, runner: &Runner) -> Option<Job> {
 async fn enqueue_with_priority(client: &Client, priority: i32) -> Uuid {
     let mut run = fixture::run();
     run["priority"] = json!(priority);
-    fixture::enqueued(client, &run).await.run_id
+    fixture::enqueue_run(client, &run).await.run_id
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn the_job_comes_as_enqueued_with_all_a_runner_needs() {
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     let run = fixture::run();
-    let row = &fixture::enqueued(&client, &run).await.rows[0];
+    let row = &fixture::enqueue_run(&client, &run).await.rows[0];
 
     let job = next(&client, &runner).await.unwrap();
     assert_eq!(
@@ -87,8 +87,8 @@ async fn rows_that_do_not_fit_never_hide_the_one_that_does() {
         too_big["models"] = json!([fixture::model("big", "q4_k_m", 70.0)]);
         let mut too_fine = fixture::run();
         too_fine["models"] = json!([fixture::model("fine", "q8_0", 1.0)]);
-        fixture::enqueued(&client, &too_big).await;
-        fixture::enqueued(&client, &too_fine).await;
+        fixture::enqueue_run(&client, &too_big).await;
+        fixture::enqueue_run(&client, &too_fine).await;
         let more = "INSERT INTO run_queue (run_id, prompt_id, priority, lane_id)
                     SELECT run_id, prompt_id, priority, lane_id FROM run_queue, generate_series(2, $1)";
         client.execute(more, &[&(unfit / 2)]).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_job_of_several_models_needs_a_runner_for_all_of_them() {
     let mut run = fixture::run();
     // 6 GB in q4_k_m; 9 × 1.063 × 1.15 = 11.002, so 12 GB, in q8_0.
     run["models"] = json!([fixture::model("a", "q4_k_m", 9.0), fixture::model("b", "q8_0", 9.0)]);
-    let row = &fixture::enqueued(&client, &run).await.rows[0];
+    let row = &fixture::enqueue_run(&client, &run).await.rows[0];
     assert_eq!(row.required_vram_gb, 12);
     assert_eq!(row.quantizations, ["q4_k_m", "q8_0"]);
 
@@ -123,7 +123,7 @@ async fn capabilities_of_the_request_count_before_the_registered_ones() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
 
     for less in [
         json!({ "vram_gb": 2, "quantizations": ["q4_k_m"] }),
@@ -193,8 +193,8 @@ async fn a_claim_id_is_spent_for_ever_and_belongs_to_one_runner() {
     let taken = ask(&client, &other, body).await;
     assert!(matches!(taken, Err(Error::ClaimIdTaken)), "{taken:?}");
 
-    let job = fixture::claimed(&client, &runner).await;
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    let job = fixture::claim_next(&client, &runner).await;
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     let lost = ask(&client, &runner, json!({ "claim_id": job.claim_id })).await;
     assert!(matches!(lost, Err(Error::ClaimLost)), "{lost:?}");
 }
@@ -231,7 +231,7 @@ async fn a_row_of_a_foreign_tool_suits_any_runner() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner_with(&client, "bare", 0.0, &[]).await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     let run_id = Uuid::new_v4();
     client
         .batch_execute(&format!(
@@ -285,7 +285,7 @@ async fn a_generic_plan_claims_the_same_rows() {
         let mut run = fixture::run();
         run["models"] = json!([fixture::model(id, "q4_k_m", billions)]);
         run["priority"] = json!(priority);
-        fixture::enqueued(&client, &run).await;
+        fixture::enqueue_run(&client, &run).await;
     }
     // 150 rows of each, so that the walk over the first 100 finds nothing that fits.
     client

@@ -23,7 +23,7 @@ const BRUTE_FORCE: &str = "
 
 /// Rows in a random order over a few priorities, in 200 lanes of one or two of six quantizations.
 async fn random_queue(client: &Client, rows: i32) {
-    fixture::enqueued(client, &fixture::undemanding_run()).await;
+    fixture::enqueue_run(client, &fixture::undemanding_run()).await;
     client
         .execute(
             "INSERT INTO queue_lanes (quantization_ids, required_vram_gb)
@@ -53,7 +53,7 @@ async fn random_queue(client: &Client, rows: i32) {
 async fn rows_of_one_time_hide_none_of_another_lane() {
     let database = Database::create().await;
     let client = database.client().await;
-    fixture::enqueued(&client, &fixture::undemanding_run()).await;
+    fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
     let lanes = "INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb)
                  SELECT 1000 + i, CASE WHEN i % 3 = 0 THEN '{1}' ELSE '{2}' END::integer[], i
                    FROM generate_series(1, 12) i";
@@ -92,8 +92,8 @@ async fn a_cursor_never_passes_a_row_that_a_snapshot_does_not_show() {
     let database = Database::create().await;
     let (client, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&client, "bench").await;
-    let pattern = fixture::enqueued(&client, &fixture::undemanding_run()).await;
-    assert_eq!(fixture::claimed(&client, &runner).await.run_id, pattern.run_id);
+    let pattern = fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
+    assert_eq!(fixture::claim_next(&client, &runner).await.run_id, pattern.run_id);
     let insert = "INSERT INTO run_queue (run_id, prompt_id, created_at)
                   SELECT run_id, prompt_id, created_at - interval '1 day' FROM run_queue LIMIT 1";
 
@@ -108,14 +108,14 @@ async fn a_cursor_never_passes_a_row_that_a_snapshot_does_not_show() {
     assert!(!client.query_one(passed, &[]).await.unwrap().get::<_, bool>(0));
 
     // T1 takes its snapshot, T2 advances to the end of the order and commits, T1 inserts a row.
-    fixture::claimed(&client, &runner).await;
+    fixture::claim_next(&client, &runner).await;
     client.batch_execute("DELETE FROM claim_cursors WHERE vram_gb <> 24").await.unwrap();
     other.batch_execute(SNAPSHOT).await.unwrap();
     advance_cursors(&client).await;
     assert!(client.query_one(passed, &[]).await.unwrap().get::<_, bool>(0));
     other.batch_execute(insert).await.unwrap();
     other.batch_execute("COMMIT").await.unwrap();
-    fixture::claimed(&client, &runner).await;
+    fixture::claim_next(&client, &runner).await;
 }
 
 /// Derives a class from a number: its bits choose among six quantizations.

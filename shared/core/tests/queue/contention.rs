@@ -18,7 +18,7 @@ const CLAIMERS: usize = 8;
 
 /// 400 rows of one run, priorities 0 to 399 in a mixed order.
 async fn four_hundred_rows(client: &Client, lanes: &[i32]) {
-    let row = &fixture::enqueued(client, &fixture::undemanding_run()).await.rows[0];
+    let row = &fixture::enqueue_run(client, &fixture::undemanding_run()).await.rows[0];
     client
         .execute(
             "INSERT INTO run_queue (run_id, prompt_id, priority, lane_id)
@@ -173,7 +173,7 @@ async fn runs_that_name_the_same_new_models_and_prompts_are_enqueued_at_once() {
         let mut back = fixture::run();
         back["models"] = models.into_iter().rev().collect();
         back["prompts"] = prompts.into_iter().rev().collect();
-        tokio::join!(fixture::enqueued(&one, &forth), fixture::enqueued(&other, &back));
+        tokio::join!(fixture::enqueue_run(&one, &forth), fixture::enqueue_run(&other, &back));
     }
     let twice = "SELECT count(*) FROM prompts a JOIN prompts b USING (file_path, git_commit_hash)
                   WHERE a.prompt_id < b.prompt_id";
@@ -192,9 +192,9 @@ async fn steering_from_all_sides_at_once_never_deadlocks() {
         let mut run = fixture::run();
         run["prompts"] = (0..12).map(|n| fixture::prompt(&format!("p{n}"))).collect();
         run["split_by"] = json!("prompt");
-        let run_id = fixture::enqueued(&clients[0], &run).await.run_id;
+        let run_id = fixture::enqueue_run(&clients[0], &run).await.run_id;
         for _ in 0..12 {
-            fixture::claimed(&clients[0], &runner).await;
+            fixture::claim_next(&clients[0], &runner).await;
         }
         // Half of them lapsed, and stored in another order than the ids.
         clients[0]
@@ -240,7 +240,7 @@ async fn sparse_rows_that_others_hold_are_stepped_over_without_those_that_do_not
     for expected in &fitting[40..] {
         client.batch_execute("BEGIN").await.unwrap();
         let before = rows_read(&client).await;
-        let job = fixture::claimed(&client, &runner).await;
+        let job = fixture::claim_next(&client, &runner).await;
         assert_eq!(job.queue_id, *expected);
         let read = rows_read(&client).await - before;
         assert!(read < 1_000, "the claim read {read} rows");
@@ -249,7 +249,7 @@ async fn sparse_rows_that_others_hold_are_stepped_over_without_those_that_do_not
     let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap();
     assert!(none.is_none(), "{none:?}");
     holder.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(fixture::claimed(&client, &runner).await.queue_id, fitting[0]);
+    assert_eq!(fixture::claim_next(&client, &runner).await.queue_id, fitting[0]);
 }
 
 /// However many rows are locked ahead, the first that is not is claimed: here behind the 700 rows that a
@@ -259,24 +259,24 @@ async fn a_row_behind_hundreds_that_are_locked_is_claimed() {
     let database = Database::create().await;
     let (client, holder) = (database.client().await, database.client().await);
     let runner = fixture::runner(&client, "bench").await;
-    let run = fixture::enqueued(&client, &fixture::undemanding_run()).await;
+    let run = fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
     let more = "INSERT INTO run_queue (run_id, prompt_id, priority, created_at)
                 SELECT run_id, prompt_id, priority, created_at FROM run_queue, generate_series(2, 700)";
     client.batch_execute(more).await.unwrap();
-    let last = fixture::enqueued(&client, &fixture::run()).await.run_id;
+    let last = fixture::enqueue_run(&client, &fixture::run()).await.run_id;
     holder.batch_execute("BEGIN").await.unwrap();
     cancel(&holder, &fixture::admin(), run.run_id, None).await.unwrap();
 
-    assert_eq!(fixture::claimed(&client, &runner).await.run_id, last);
+    assert_eq!(fixture::claim_next(&client, &runner).await.run_id, last);
     let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap();
     assert!(none.is_none(), "{none:?}");
     holder.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(fixture::claimed(&client, &runner).await.run_id, run.run_id);
+    assert_eq!(fixture::claim_next(&client, &runner).await.run_id, run.run_id);
 }
 
 /// Rows of which one in 500 fits the fixture's runner: in lanes 1 to 5, the others in lane 100.
 async fn sparse_rows(client: &Client, rows: i32) {
-    let pattern = &fixture::enqueued(client, &fixture::undemanding_run()).await.rows[0];
+    let pattern = &fixture::enqueue_run(client, &fixture::undemanding_run()).await.rows[0];
     client
         .batch_execute(
             "INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb)

@@ -19,11 +19,11 @@ async fn explain_counts_the_rows_excluded_by_each_requirement() {
         let mut run = fixture::run();
         run["models"] =
             json!([fixture::model(&format!("{quantization}-{billions}"), quantization, billions)]);
-        fixture::enqueued(&client, &run).await;
+        fixture::enqueue_run(&client, &run).await;
     }
-    fixture::enqueued(&client, &fixture::run()).await;
-    fixture::claimed(&client, &other).await;
-    let deferred = fixture::enqueued(&client, &fixture::run()).await.rows[0].queue_id;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    fixture::claim_next(&client, &other).await;
+    let deferred = fixture::enqueue_run(&client, &fixture::run()).await.rows[0].queue_id;
     let defer = "UPDATE run_queue SET retry_after = now() + interval '1 hour' WHERE queue_id = $1";
     client.execute(defer, &[&deferred]).await.unwrap();
 
@@ -33,7 +33,7 @@ async fn explain_counts_the_rows_excluded_by_each_requirement() {
     let expected = Explanation { vram: 3, quantization: 2, deferred: 1, held_by_others: 1, eligible: 0 };
     assert_eq!(explanation, expected);
 
-    fixture::enqueued(&client, &fixture::undemanding_run()).await;
+    fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
     assert_eq!(explain(&client, &small.authenticated, &request).await.unwrap().eligible, 1);
 
     revoke(&client, &fixture::admin(), &small.machine.key_id(), None).await.unwrap();

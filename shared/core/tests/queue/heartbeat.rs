@@ -27,7 +27,7 @@ async fn status(client: &Client, job: &Job) -> String {
 async fn the_first_heartbeat_sets_in_progress_and_each_renews_the_lease() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     client.execute("UPDATE run_queue SET lease_expires_at = now() + interval '10 s'", &[]).await.unwrap();
     client.execute("UPDATE runners SET last_heartbeat = NULL, status = 'DEAD'", &[]).await.unwrap();
 
@@ -50,7 +50,7 @@ async fn the_first_heartbeat_sets_in_progress_and_each_renews_the_lease() {
 async fn a_heartbeat_without_progress_keeps_the_previous_one() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     for (sent, kept) in [
         (Some(json!({ "cells": 3 })), json!({ "cells": 3 })),
         (None, json!({ "cells": 3 })),
@@ -67,8 +67,8 @@ async fn a_heartbeat_without_progress_keeps_the_previous_one() {
 async fn a_heartbeat_renews_an_expired_lease_before_the_reaper_ends_it() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
-    fixture::lapsed(&client, &job).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
+    fixture::expire_lease(&client, &job).await;
     let renewed = send_heartbeat(&client, &runner, &job).await.unwrap();
     assert!(renewed.lease_expires_at.unwrap() > renewed.server_time);
     assert_eq!(reap(&client, TERMS, Duration::from_secs(5)).await.unwrap().returned, 0);
@@ -78,7 +78,7 @@ async fn a_heartbeat_renews_an_expired_lease_before_the_reaper_ends_it() {
 async fn a_heartbeat_for_an_ended_or_another_runners_claim_is_claim_lost() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
     let lost = |answer: Result<Heartbeat, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
@@ -89,12 +89,12 @@ async fn a_heartbeat_for_an_ended_or_another_runners_claim_is_claim_lost() {
     let unknown = Job { claim_id: Uuid::new_v4(), ..job.clone() };
     lost(send_heartbeat(&client, &runner, &unknown).await);
 
-    fixture::lapsed(&client, &job).await;
+    fixture::expire_lease(&client, &job).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     lost(send_heartbeat(&client, &runner, &job).await);
-    let again = fixture::claimed(&client, &other).await;
+    let again = fixture::claim_next(&client, &other).await;
     lost(send_heartbeat(&client, &runner, &job).await);
-    fixture::submitted(&client, &other, &again, &fixture::result(&again)).await.unwrap();
+    fixture::submit_result(&client, &other, &again, &fixture::result(&again)).await.unwrap();
     lost(send_heartbeat(&client, &other, &again).await);
 }
 
@@ -102,7 +102,7 @@ async fn a_heartbeat_for_an_ended_or_another_runners_claim_is_claim_lost() {
 async fn every_heartbeat_after_a_cancel_returns_cancel() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     send_heartbeat(&client, &runner, &job).await.unwrap();
     cancel(&client, &fixture::admin(), job.run_id, Some("not needed")).await.unwrap();
     for _ in 0..2 {
@@ -116,13 +116,13 @@ async fn every_heartbeat_after_a_cancel_returns_cancel() {
 async fn a_heartbeat_returns_cancel_after_another_runners_late_result() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (slow, job) = fixture::claimed_job(&client).await;
+    let (slow, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
-    fixture::lapsed(&client, &job).await;
+    fixture::expire_lease(&client, &job).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
-    let held = fixture::claimed(&client, &other).await;
+    let held = fixture::claim_next(&client, &other).await;
     send_heartbeat(&client, &other, &held).await.unwrap();
-    fixture::submitted(&client, &slow, &job, &fixture::result(&job)).await.unwrap();
+    fixture::submit_result(&client, &slow, &job, &fixture::result(&job)).await.unwrap();
     assert_eq!(send_heartbeat(&client, &other, &held).await.unwrap().directive, Directive::Cancel);
 }
 
@@ -130,7 +130,7 @@ async fn a_heartbeat_returns_cancel_after_another_runners_late_result() {
 async fn a_heartbeat_with_a_revoked_key_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
     let refused = send_heartbeat(&client, &runner, &job).await;
     assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
@@ -143,7 +143,7 @@ async fn a_heartbeat_that_waited_for_a_cancel_returns_cancel() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut admin = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let transaction = admin.transaction().await.unwrap();
     cancel(transaction.client(), &fixture::admin(), job.run_id, None).await.unwrap();
     let waiting = database.client().await;
@@ -161,7 +161,7 @@ async fn a_heartbeat_that_waited_for_a_cancel_returns_cancel() {
 async fn later_heartbeats_are_hot_updates() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     send_heartbeat(&client, &runner, &job).await.unwrap();
     let counters = async || {
         // The session's counters are flushed, and the cached snapshot of statistics is discarded.

@@ -31,16 +31,16 @@ async fn a_job_goes_through_every_state() {
     let runner = fixture::runner(&client, "bench").await;
     let mut run = fixture::run();
     run["max_attempts"] = json!(2);
-    let run_id = fixture::enqueued(&client, &run).await.run_id;
+    let run_id = fixture::enqueue_run(&client, &run).await.run_id;
     let run_status = async || status(&client, &runner.authenticated, run_id).await.unwrap().status;
     assert_eq!(run_status().await, "PENDING");
 
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     assert_eq!(run_status().await, "CLAIMED");
     release_job(&client, &runner, &job, json!(null)).await;
     assert_eq!(run_status().await, "PENDING");
 
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     assert_eq!(send_heartbeat(&client, &runner, &job).await, Directive::Continue);
     assert_eq!(run_status().await, "IN_PROGRESS");
     release_job(&client, &runner, &job, json!({ "code": "infra_error" })).await;
@@ -48,27 +48,27 @@ async fn a_job_goes_through_every_state() {
     client.execute("UPDATE run_queue SET retry_after = now()", &[]).await.unwrap();
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
 
-    let lapsed = fixture::claimed(&client, &runner).await;
+    let lapsed = fixture::claim_next(&client, &runner).await;
     assert_eq!(lapsed.attempt, 2);
-    fixture::lapsed(&client, &lapsed).await;
+    fixture::expire_lease(&client, &lapsed).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     assert_eq!(run_status().await, "PENDING");
 
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     release_job(&client, &runner, &job, json!({ "code": "oom" })).await;
     assert_eq!(run_status().await, "FAILED");
 
     requeue(&client, &fixture::admin(), run_id, None).await.unwrap();
     assert_eq!(run_status().await, "PENDING");
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     cancel(&client, &fixture::admin(), run_id, None).await.unwrap();
     assert_eq!(run_status().await, "CANCELLED");
     assert_eq!(send_heartbeat(&client, &runner, &job).await, Directive::Cancel);
 
     requeue(&client, &fixture::admin(), run_id, None).await.unwrap();
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     assert_eq!(send_heartbeat(&client, &runner, &job).await, Directive::Continue);
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     assert_eq!(run_status().await, "COMPLETE");
 
     // All six claims have different ids, and none is lost.

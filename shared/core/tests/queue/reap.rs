@@ -24,10 +24,10 @@ async fn row(client: &Client, job: &Job) -> Row {
 async fn a_lapsed_claim_counts_an_attempt_and_its_row_is_claimable_at_once() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     assert_eq!(reap(&client).await.returned, 0);
 
-    fixture::lapsed(&client, &job).await;
+    fixture::expire_lease(&client, &job).await;
     let reaped = reap(&client).await;
     assert_eq!((reaped.returned, reaped.failed, reaped.finished), (1, 0, true));
     let row = row(&client, &job).await;
@@ -38,7 +38,7 @@ async fn a_lapsed_claim_counts_an_attempt_and_its_row_is_claimable_at_once() {
     assert_eq!(past.get::<_, Uuid>("queue_id"), job.queue_id);
     assert_eq!((past.get("runner_id"), past.get("ended_by")), ("bench", "lapsed"));
 
-    assert_eq!(fixture::claimed(&client, &runner).await.attempt, 2);
+    assert_eq!(fixture::claim_next(&client, &runner).await.attempt, 2);
 }
 
 /// A job that crashes every runner must not be retried for ever.
@@ -49,11 +49,11 @@ async fn a_job_that_crashes_its_runners_ends_failed_after_its_last_attempt() {
     let runner = fixture::runner(&client, "bench").await;
     let mut run = fixture::run();
     run["max_attempts"] = json!(2);
-    fixture::enqueued(&client, &run).await;
+    fixture::enqueue_run(&client, &run).await;
     let mut ends = Vec::new();
     for _ in 0..3 {
-        let job = fixture::claimed(&client, &runner).await;
-        fixture::lapsed(&client, &job).await;
+        let job = fixture::claim_next(&client, &runner).await;
+        fixture::expire_lease(&client, &job).await;
         let reaped = reap(&client).await;
         let row = row(&client, &job).await;
         ends.push((
@@ -75,8 +75,8 @@ async fn heartbeats_do_not_extend_max_runtime_s() {
     let runner = fixture::runner(&client, "bench").await;
     let mut run = fixture::run();
     run["max_runtime_s"] = json!(3600);
-    fixture::enqueued(&client, &run).await;
-    let job = fixture::claimed(&client, &runner).await;
+    fixture::enqueue_run(&client, &run).await;
+    let job = fixture::claim_next(&client, &runner).await;
     client.execute("UPDATE run_queue SET claimed_at = now() - interval '59 min'", &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 0);
     client.execute("UPDATE run_queue SET claimed_at = now() - interval '61 min'", &[]).await.unwrap();
@@ -89,7 +89,7 @@ async fn heartbeats_do_not_extend_max_runtime_s() {
 async fn an_old_claim_is_kept_while_its_lease_is_live() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = fixture::claimed_job(&client).await;
+    let (_, job) = fixture::runner_with_job(&client).await;
     client.execute("UPDATE run_queue SET claimed_at = now() - interval '9 days'", &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 0);
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
@@ -101,8 +101,8 @@ async fn a_concurrent_heartbeat_wins_against_the_reaper() {
     let database = Database::create().await;
     let client = database.client().await;
     let mut beating = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
-    fixture::lapsed(&client, &job).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
+    fixture::expire_lease(&client, &job).await;
     let transaction = beating.transaction().await.unwrap();
     let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
     heartbeat(transaction.client(), &runner.authenticated, TERMS, job.run_id, &request).await.unwrap();
@@ -117,10 +117,10 @@ async fn a_concurrent_heartbeat_wins_against_the_reaper() {
 async fn concurrent_heartbeats_and_reapers_agree_on_the_claim() {
     let database = Database::create().await;
     let (client, reaping) = (database.client().await, database.client().await);
-    let (runner, mut job) = fixture::claimed_job(&client).await;
+    let (runner, mut job) = fixture::runner_with_job(&client).await;
     client.execute("UPDATE run_queue SET max_attempts = 100", &[]).await.unwrap();
     for _ in 0..30 {
-        fixture::lapsed(&client, &job).await;
+        fixture::expire_lease(&client, &job).await;
         let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
         let (beat, reaped) = tokio::join!(
             heartbeat(&client, &runner.authenticated, TERMS, job.run_id, &request),
@@ -130,7 +130,7 @@ async fn concurrent_heartbeats_and_reapers_agree_on_the_claim() {
             Ok(_) => assert_eq!(reaped.returned, 0),
             Err(Error::ClaimLost) => {
                 assert_eq!(reaped.returned, 1);
-                job = fixture::claimed(&client, &runner).await;
+                job = fixture::claim_next(&client, &runner).await;
             }
             other => panic!("{other:?}"),
         }
@@ -142,7 +142,7 @@ async fn concurrent_heartbeats_and_reapers_agree_on_the_claim() {
 async fn two_concurrent_reapers_take_back_each_row_once() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
-    let (_, job) = fixture::claimed_job(&one).await;
+    let (_, job) = fixture::runner_with_job(&one).await;
     one.execute(
         "INSERT INTO run_queue (run_id, prompt_id, status, claimed_by, claimed_at, claim_id, lease_expires_at)
          SELECT run_id, prompt_id, 'CLAIMED', 'bench', now(), gen_random_uuid(), now() - interval '1 s'
@@ -166,8 +166,8 @@ async fn two_concurrent_reapers_take_back_each_row_once() {
 async fn the_reaper_stops_after_its_time_budget_and_reports_unfinished() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = fixture::claimed_job(&client).await;
-    fixture::lapsed(&client, &job).await;
+    let (_, job) = fixture::runner_with_job(&client).await;
+    fixture::expire_lease(&client, &job).await;
     let reaped = reap::reap(&client, TERMS, Duration::ZERO).await.unwrap();
     assert_eq!((reaped.returned, reaped.finished), (0, false));
     assert_eq!(reap(&client).await.returned, 1);
@@ -178,9 +178,9 @@ async fn the_reaper_stops_after_its_time_budget_and_reports_unfinished() {
 async fn after_an_outage_no_lease_is_ended_for_one_heartbeat_interval() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = fixture::claimed_job(&client).await;
+    let (_, job) = fixture::runner_with_job(&client).await;
     reap(&client).await;
-    fixture::lapsed(&client, &job).await;
+    fixture::expire_lease(&client, &job).await;
     let outage = "UPDATE reaper_state SET last_run_at = now() - interval '301 s'";
     client.execute(outage, &[]).await.unwrap();
 
@@ -202,9 +202,9 @@ async fn after_an_outage_no_lease_is_ended_for_one_heartbeat_interval() {
 async fn an_outage_longer_than_the_rest_of_a_lease_gets_a_grace_period() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (_, job) = fixture::claimed_job(&client).await;
+    let (_, job) = fixture::runner_with_job(&client).await;
     reap(&client).await;
-    fixture::lapsed(&client, &job).await;
+    fixture::expire_lease(&client, &job).await;
     let outage = "UPDATE reaper_state SET last_run_at = now() - interval '250 s'";
     client.execute(outage, &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 0);
@@ -216,9 +216,9 @@ async fn a_reaper_scheduled_less_often_than_the_lease_still_ends_leases() {
     let database = Database::create().await;
     let client = database.client().await;
     let short = LeaseTerms { ttl_s: 30, heartbeat_interval_s: 10 };
-    let (_, job) = fixture::claimed_job(&client).await;
+    let (_, job) = fixture::runner_with_job(&client).await;
     reap::reap(&client, short, Duration::from_secs(5)).await.unwrap();
-    fixture::lapsed(&client, &job).await;
+    fixture::expire_lease(&client, &job).await;
     let mut returned = Vec::new();
     for _ in 0..2 {
         let minute_later = "UPDATE reaper_state SET last_run_at = last_run_at - interval '1 min',
@@ -233,7 +233,7 @@ async fn a_reaper_scheduled_less_often_than_the_lease_still_ends_leases() {
 async fn rows_whose_retry_after_has_passed_become_ready() {
     let database = Database::create().await;
     let client = database.client().await;
-    let row = &fixture::enqueued(&client, &fixture::run()).await.rows[0];
+    let row = &fixture::enqueue_run(&client, &fixture::run()).await.rows[0];
     client
         .execute(
             "INSERT INTO run_queue (run_id, prompt_id, retry_after)
@@ -284,8 +284,8 @@ async fn the_queue_metrics_count_rows_that_no_runner_can_serve() {
 
     let mut big = fixture::run();
     big["models"] = json!([fixture::model("big", "q4_k_m", 70.0)]);
-    fixture::enqueued(&client, &big).await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &big).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     assert_eq!(queue_counts().await, (2, 0, 2));
 
     let runner = fixture::runner(&client, "bench").await;
@@ -293,7 +293,7 @@ async fn the_queue_metrics_count_rows_that_no_runner_can_serve() {
     client.execute("UPDATE run_queue SET created_at = now() - interval '90 s'", &[]).await.unwrap();
     let age = reap(&client).await.queue.oldest_eligible_age_s;
     assert!((90.0..120.0).contains(&age), "{age}");
-    fixture::claimed(&client, &runner).await;
+    fixture::claim_next(&client, &runner).await;
     assert_eq!(queue_counts().await, (1, 1, 1));
 
     // A deferred row counts towards the depth, and as unsatisfiable too.
@@ -305,7 +305,7 @@ async fn the_queue_metrics_count_rows_that_no_runner_can_serve() {
     assert!(reap(&client).await.queue.oldest_eligible_age_s.abs() < 1e-9);
 
     // A runner without a recent heartbeat, or not on the allowlist, serves no row.
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     assert_eq!(queue_counts().await, (2, 1, 1));
     client.execute("UPDATE runners SET last_heartbeat = now() - interval '8 days'", &[]).await.unwrap();
     assert_eq!(queue_counts().await, (2, 1, 2));
@@ -324,9 +324,9 @@ async fn the_queue_metrics_count_rows_that_no_runner_can_serve() {
 async fn a_row_that_bypassed_the_triggers_is_claimed_after_an_hour_at_most() {
     let database = Database::create().await;
     let client = database.client().await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::claimed(&client, &runner).await;
+    fixture::claim_next(&client, &runner).await;
     let next = async || {
         let request = ClaimRequest::default();
         claim(&client, &runner.authenticated, TERMS, &request).await.unwrap()

@@ -41,15 +41,15 @@ async fn a_released_job_keeps_its_position_and_counts_no_attempt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    let first = fixture::enqueued(&client, &fixture::run()).await;
-    fixture::enqueued(&client, &fixture::run()).await;
-    let job = fixture::claimed(&client, &runner).await;
+    let first = fixture::enqueue_run(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    let job = fixture::claim_next(&client, &runner).await;
 
     let released = release_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", 0));
     assert_eq!((released.queue_id, released.retry_after), (job.queue_id, None));
     assert_no_claim(&row(&client, &job).await);
-    let again = fixture::claimed(&client, &runner).await;
+    let again = fixture::claim_next(&client, &runner).await;
     assert_eq!((again.run_id, again.attempt, again.priority), (first.run_id, 1, 100));
 }
 
@@ -61,10 +61,10 @@ async fn each_failed_attempt_has_a_longer_back_off_and_a_lower_priority_until_fa
     let runner = fixture::runner(&client, "bench").await;
     let mut run = fixture::run();
     run["max_attempts"] = json!(3);
-    fixture::enqueued(&client, &run).await;
+    fixture::enqueue_run(&client, &run).await;
 
     for (attempt, priority) in [(1, 105), (2, 115), (3, 130)] {
-        let job = fixture::claimed(&client, &runner).await;
+        let job = fixture::claim_next(&client, &runner).await;
         assert_eq!(job.attempt, attempt);
         let released = fail_job(&client, &runner, &job).await.unwrap();
         assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", attempt));
@@ -76,7 +76,7 @@ async fn each_failed_attempt_has_a_longer_back_off_and_a_lower_priority_until_fa
         client.execute("UPDATE run_queue SET retry_after = now()", &[]).await.unwrap();
     }
 
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     let released = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 3));
     let row = row(&client, &job).await;
@@ -92,8 +92,8 @@ async fn with_max_attempts_0_the_first_failure_is_final() {
     let runner = fixture::runner(&client, "bench").await;
     let mut run = fixture::run();
     run["max_attempts"] = json!(0);
-    fixture::enqueued(&client, &run).await;
-    let job = fixture::claimed(&client, &runner).await;
+    fixture::enqueue_run(&client, &run).await;
+    let job = fixture::claim_next(&client, &runner).await;
     let released = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 0));
 }
@@ -103,14 +103,14 @@ async fn a_repeated_release_returns_the_same_and_changes_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
 
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     let first = release_job(&client, &runner, &job).await.unwrap();
     let again = release_job(&client, &runner, &job).await.unwrap();
     assert_eq!(format!("{first:?}"), format!("{again:?}"));
 
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     let first = fail_job(&client, &runner, &job).await.unwrap();
     let again = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!(format!("{first:?}"), format!("{again:?}"));
@@ -127,9 +127,9 @@ async fn a_release_sent_twice_concurrently_succeeds_twice() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
-    fixture::enqueued(&one, &fixture::run()).await;
+    fixture::enqueue_run(&one, &fixture::run()).await;
     for _ in 0..20 {
-        let job = fixture::claimed(&one, &runner).await;
+        let job = fixture::claim_next(&one, &runner).await;
         let (a, b) = tokio::join!(release_job(&one, &runner, &job), release_job(&other, &runner, &job));
         assert_eq!((a.unwrap().status, b.unwrap().status), ("PENDING".to_owned(), "PENDING".to_owned()));
     }
@@ -141,8 +141,8 @@ async fn only_the_holder_of_a_live_claim_may_release_it() {
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     let other = fixture::runner(&client, "other").await;
-    fixture::enqueued(&client, &fixture::run()).await;
-    let job = fixture::claimed(&client, &runner).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    let job = fixture::claim_next(&client, &runner).await;
     let lost = |answer: Result<Released, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
     };
@@ -152,7 +152,7 @@ async fn only_the_holder_of_a_live_claim_may_release_it() {
     lost(release_job(&client, &runner, &Job { claim_id: Uuid::new_v4(), ..job.clone() }).await);
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
 
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     lost(fail_job(&client, &runner, &job).await);
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "COMPLETE");
 }
@@ -162,8 +162,8 @@ async fn a_release_with_a_revoked_key_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
-    let job = fixture::claimed(&client, &runner).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    let job = fixture::claim_next(&client, &runner).await;
     release_job(&client, &runner, &job).await.unwrap();
     revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
     let refused = release_job(&client, &runner, &job).await;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// Lets the claim's lease expire, and has the reaper end the claim.
 async fn lapse_and_reap(client: &Client, job: &Job) {
-    fixture::lapsed(client, job).await;
+    fixture::expire_lease(client, job).await;
     reap(client, TERMS, Duration::from_secs(20)).await.unwrap();
 }
 
@@ -21,24 +21,24 @@ async fn lapse_and_reap(client: &Client, job: &Job) {
 async fn a_result_after_lease_expiry_but_before_the_reaper_is_not_late() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
-    fixture::lapsed(&client, &job).await;
-    assert!(!fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
+    let (runner, job) = fixture::runner_with_job(&client).await;
+    fixture::expire_lease(&client, &job).await;
+    assert!(!fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
 }
 
 #[tokio::test]
 async fn a_late_result_completes_a_pending_row() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     lapse_and_reap(&client, &job).await;
     let result = fixture::result(&job);
-    let accepted = fixture::submitted(&client, &runner, &job, &result).await.unwrap();
+    let accepted = fixture::submit_result(&client, &runner, &job, &result).await.unwrap();
     assert!(accepted.late && fixture::service_keys().verify_receipt(&accepted.receipt).unwrap().late);
     let row = row(&client, &job).await;
     assert_eq!((row.get("status"), row.get::<_, Uuid>("claim_id")), ("COMPLETE", job.claim_id));
     assert_eq!(count(&client, "past_claims").await, 0);
-    let again = fixture::submitted(&client, &runner, &job, &result).await.unwrap();
+    let again = fixture::submit_result(&client, &runner, &job, &result).await.unwrap();
     assert_eq!(again.receipt, accepted.receipt);
 }
 
@@ -46,21 +46,21 @@ async fn a_late_result_completes_a_pending_row() {
 async fn a_late_result_completes_a_row_that_another_runner_holds() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
     lapse_and_reap(&client, &job).await;
-    let held = fixture::claimed(&client, &other).await;
+    let held = fixture::claim_next(&client, &other).await;
     assert_eq!(held.queue_id, job.queue_id);
 
-    assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
+    assert!(fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
     let past = client.query_one("SELECT claim_id, ended_by FROM past_claims", &[]).await.unwrap();
     assert_eq!((past.get::<_, Uuid>("claim_id"), past.get("ended_by")), (held.claim_id, "superseded"));
-    let refused = fixture::submitted(&client, &other, &held, &fixture::result(&held)).await;
+    let refused = fixture::submit_result(&client, &other, &held, &fixture::result(&held)).await;
     // Both runners computed the same result, so this is a retry of the accepted submission.
     assert_eq!(refused.unwrap().signer.name, runner.machine.key_id());
     let mut another = fixture::result(&held);
     another["provenance"]["seed"] = json!(1);
-    let refused = fixture::submitted(&client, &other, &held, &another).await;
+    let refused = fixture::submit_result(&client, &other, &held, &another).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
 }
 
@@ -71,11 +71,11 @@ async fn a_late_result_completes_a_failed_row() {
     let runner = fixture::runner(&client, "bench").await;
     let mut run = fixture::run();
     run["max_attempts"] = json!(0);
-    fixture::enqueued(&client, &run).await;
-    let job = fixture::claimed(&client, &runner).await;
+    fixture::enqueue_run(&client, &run).await;
+    let job = fixture::claim_next(&client, &runner).await;
     lapse_and_reap(&client, &job).await;
     assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "FAILED");
-    assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
+    assert!(fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
     let row = row(&client, &job).await;
     assert_eq!((row.get("status"), row.get::<_, Option<&str>>("error_detail")), ("COMPLETE", None));
 }
@@ -86,15 +86,15 @@ async fn a_late_result_completes_a_failed_row() {
 async fn the_first_of_two_late_results_is_accepted() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
     lapse_and_reap(&client, &job).await;
-    let second = fixture::claimed(&client, &other).await;
+    let second = fixture::claim_next(&client, &other).await;
     lapse_and_reap(&client, &second).await;
     let mut result = fixture::result(&second);
     result["provenance"]["seed"] = json!(2);
-    assert!(fixture::submitted(&client, &other, &second, &result).await.unwrap().late);
-    let refused = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await;
+    assert!(fixture::submit_result(&client, &other, &second, &result).await.unwrap().late);
+    let refused = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
 }
 
@@ -104,12 +104,12 @@ async fn a_submit_concurrent_with_the_reaper_completes_the_row() {
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
     for _ in 0..15 {
-        fixture::enqueued(&one, &fixture::run()).await;
-        let job = fixture::claimed(&one, &runner).await;
+        fixture::enqueue_run(&one, &fixture::run()).await;
+        let job = fixture::claim_next(&one, &runner).await;
         let result = fixture::result(&job);
-        fixture::lapsed(&one, &job).await;
+        fixture::expire_lease(&one, &job).await;
         let (accepted, _) = tokio::join!(
-            fixture::submitted(&one, &runner, &job, &result),
+            fixture::submit_result(&one, &runner, &job, &result),
             reap(&other, TERMS, Duration::from_secs(5))
         );
         let accepted = accepted.unwrap();

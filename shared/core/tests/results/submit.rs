@@ -39,7 +39,7 @@ async fn assert_nothing_written(client: &Client) {
 async fn an_accepted_result_completes_the_row_and_is_stored_with_its_metrics() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let mut result = fixture::result(&job);
     result["records"][0]["quality_heuristic"] = json!(0.5);
     result["records"][0]["peak_vram_mb"] = json!(7000.1);
@@ -112,7 +112,7 @@ async fn an_accepted_result_completes_the_row_and_is_stored_with_its_metrics() {
 async fn a_result_of_a_failed_run_is_accepted() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let mut result = fixture::result(&job);
     for record in result["records"].as_array_mut().unwrap() {
         record["failure_code"] = json!("oom");
@@ -121,7 +121,7 @@ async fn a_result_of_a_failed_run_is_accepted() {
         record["peak_vram_mb"] = Value::Null;
     }
     result.as_object_mut().unwrap().remove("hardware");
-    fixture::submitted(&client, &runner, &job, &result).await.unwrap();
+    fixture::submit_result(&client, &runner, &job, &result).await.unwrap();
 
     let metrics = client.query_one("SELECT * FROM run_model_metrics", &[]).await.unwrap();
     assert_eq!(metrics.get::<_, Option<f64>>("score"), None);
@@ -142,17 +142,17 @@ async fn a_result_of_a_failed_run_is_accepted() {
 async fn submitting_the_same_result_again_returns_the_same_receipt() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let result = fixture::result(&job);
-    let first = fixture::submitted(&client, &runner, &job, &result).await.unwrap();
-    let again = fixture::submitted(&client, &runner, &job, &result).await.unwrap();
+    let first = fixture::submit_result(&client, &runner, &job, &result).await.unwrap();
+    let again = fixture::submit_result(&client, &runner, &job, &result).await.unwrap();
     assert!(!again.new);
     assert_eq!(serde_json::to_string(&first).unwrap(), serde_json::to_string(&again).unwrap());
     assert_eq!(count(&client, "submissions").await, 1);
 
     let mut another = result;
     another["timestamp"] = json!("2026-08-02T12:00:00Z");
-    let refused = fixture::submitted(&client, &runner, &job, &another).await;
+    let refused = fixture::submit_result(&client, &runner, &job, &another).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
 }
 
@@ -162,12 +162,12 @@ async fn the_same_result_submitted_twice_concurrently_is_stored_once() {
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
     for done in 1..=10 {
-        fixture::enqueued(&one, &fixture::run()).await;
-        let job = fixture::claimed(&one, &runner).await;
+        fixture::enqueue_run(&one, &fixture::run()).await;
+        let job = fixture::claim_next(&one, &runner).await;
         let result = fixture::result(&job);
         let (a, b) = tokio::join!(
-            fixture::submitted(&one, &runner, &job, &result),
-            fixture::submitted(&other, &runner, &job, &result)
+            fixture::submit_result(&one, &runner, &job, &result),
+            fixture::submit_result(&other, &runner, &job, &result)
         );
         let (a, b) = (a.unwrap(), b.unwrap());
         assert_eq!((a.receipt, usize::from(a.new) + usize::from(b.new)), (b.receipt, 1));
@@ -181,14 +181,14 @@ async fn one_of_two_concurrent_results_is_accepted() {
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
     for _ in 0..10 {
-        fixture::enqueued(&one, &fixture::run()).await;
-        let job = fixture::claimed(&one, &runner).await;
+        fixture::enqueue_run(&one, &fixture::run()).await;
+        let job = fixture::claim_next(&one, &runner).await;
         let result = fixture::result(&job);
         let mut another = result.clone();
         another["timestamp"] = json!("2026-08-02T12:00:00Z");
         let (a, b) = tokio::join!(
-            fixture::submitted(&one, &runner, &job, &result),
-            fixture::submitted(&other, &runner, &job, &another)
+            fixture::submit_result(&one, &runner, &job, &result),
+            fixture::submit_result(&other, &runner, &job, &another)
         );
         assert_ne!(a.is_ok(), b.is_ok());
         let refused = a.err().or(b.err()).unwrap();
@@ -200,18 +200,18 @@ async fn one_of_two_concurrent_results_is_accepted() {
 async fn a_result_under_a_released_unknown_or_another_runners_claim_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
     let lost = |answer: Result<Accepted, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
     };
-    lost(fixture::submitted(&client, &other, &job, &fixture::result(&job)).await);
+    lost(fixture::submit_result(&client, &other, &job, &fixture::result(&job)).await);
     let unknown = Job { claim_id: Uuid::new_v4(), ..job.clone() };
-    lost(fixture::submitted(&client, &runner, &unknown, &fixture::result(&job)).await);
+    lost(fixture::submit_result(&client, &runner, &unknown, &fixture::result(&job)).await);
 
     let release_request = ReleaseRequest { claim_id: job.claim_id, failure: None };
     release(&client, &runner.authenticated, job.run_id, &release_request).await.unwrap();
-    lost(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await);
+    lost(fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await);
     assert_nothing_written(&client).await;
 }
 
@@ -219,9 +219,9 @@ async fn a_result_under_a_released_unknown_or_another_runners_claim_is_refused()
 async fn a_result_of_a_cancelled_run_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     cancel(&client, &fixture::admin(), job.run_id, None).await.unwrap();
-    let refused = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await;
+    let refused = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await;
     assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
     assert_nothing_written(&client).await;
 }
@@ -230,30 +230,30 @@ async fn a_result_of_a_cancelled_run_is_refused() {
 async fn a_revoked_key_can_submit_only_after_it_is_allowed_again() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
-    let refused = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await;
+    let refused = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await;
     assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
     assert_nothing_written(&client).await;
     runner.machine.allow(&client).await;
-    assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
+    assert!(fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
 }
 
 #[tokio::test]
 async fn a_result_of_another_run_or_with_another_signature_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let result = fixture::result(&job);
 
     let elsewhere = Job { run_id: Uuid::new_v4(), ..job.clone() };
-    let refused = fixture::submitted(&client, &runner, &elsewhere, &result).await;
+    let refused = fixture::submit_result(&client, &runner, &elsewhere, &result).await;
     assert!(
         matches!(&refused, Err(Error::RunMismatch { signed }) if *signed == job.run_id.to_string()),
         "{refused:?}"
     );
 
-    let stranger = fixture::envelope(&Machine::named("stranger"), &result);
+    let stranger = fixture::envelope(&Machine::new("stranger"), &result);
     let refused = send(&client, &runner, &job, &stranger).await;
     assert!(matches!(refused, Err(Error::SignatureInvalid(_))), "{refused:?}");
 
@@ -270,11 +270,11 @@ async fn a_result_of_another_run_or_with_another_signature_is_refused() {
 async fn every_invalid_field_of_a_result_is_reported() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (runner, job) = fixture::claimed_job(&client).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let refused = async |change: fn(&mut Value)| -> Vec<String> {
         let mut result = fixture::result(&job);
         change(&mut result);
-        match fixture::submitted(&client, &runner, &job, &result).await {
+        match fixture::submit_result(&client, &runner, &job, &result).await {
             Err(Error::Invalid(errors)) => {
                 errors.into_iter().map(|field_error| field_error.pointer).collect()
             }
@@ -303,11 +303,11 @@ async fn concurrent_submits_store_one_row_per_machine() {
     let mut submits = tokio::task::JoinSet::new();
     for number in 0..6 {
         let runner = fixture::runner(&client, &format!("bench-{number}")).await;
-        fixture::enqueued(&client, &fixture::run()).await;
-        let job = fixture::claimed(&client, &runner).await;
+        fixture::enqueue_run(&client, &fixture::run()).await;
+        let job = fixture::claim_next(&client, &runner).await;
         let client = database.client().await;
         submits.spawn(async move {
-            fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+            fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
         });
     }
     submits.join_all().await;
@@ -334,8 +334,8 @@ async fn with_duplicate_hardware_rows_the_oldest_equal_row_is_used() {
         )
         .await
         .unwrap();
-    let (runner, job) = fixture::claimed_job(&client).await;
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    let (runner, job) = fixture::runner_with_job(&client).await;
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     let row = client.query_one("SELECT * FROM run_hardware_metrics", &[]).await.unwrap();
     // Row 1 has a motherboard, which the result does not state, so it is not equal.
     assert_eq!(row.get::<_, i32>("system_hardware_id"), 2);
@@ -347,10 +347,10 @@ async fn a_split_run(client: &Client, runner: &Runner) -> Vec<Job> {
     let mut run = fixture::run();
     run["prompts"] = ["a", "b", "c"].map(fixture::prompt).into_iter().collect();
     run["split_by"] = json!("prompt");
-    fixture::enqueued(client, &run).await;
+    fixture::enqueue_run(client, &run).await;
     let mut jobs = Vec::new();
     for _ in 0..3 {
-        jobs.push(fixture::claimed(client, runner).await);
+        jobs.push(fixture::claim_next(client, runner).await);
     }
     jobs
 }
@@ -369,13 +369,13 @@ async fn a_split_runs_status_is_its_worst_rows_and_all_metrics_are_kept() {
     let status = async || -> Option<String> {
         client.query_one("SELECT run_status FROM runs", &[]).await.unwrap().get(0)
     };
-    fixture::submitted(&client, &runner, &jobs[0], &fixture::result(&jobs[0])).await.unwrap();
+    fixture::submit_result(&client, &runner, &jobs[0], &fixture::result(&jobs[0])).await.unwrap();
     assert_eq!(status().await.as_deref(), Some("complete"));
     let mut second = with_a_failed_cell(fixture::result(&jobs[1]));
     second["records"][1]["peak_vram_mb"] = json!(9000);
-    fixture::submitted(&client, &runner, &jobs[1], &second).await.unwrap();
+    fixture::submit_result(&client, &runner, &jobs[1], &second).await.unwrap();
     assert_eq!(status().await.as_deref(), Some("incomplete"));
-    fixture::submitted(&client, &runner, &jobs[2], &fixture::result(&jobs[2])).await.unwrap();
+    fixture::submit_result(&client, &runner, &jobs[2], &fixture::result(&jobs[2])).await.unwrap();
     assert_eq!(status().await.as_deref(), Some("incomplete"));
     assert_eq!(count(&client, "run_model_metrics").await, 3);
     let peak = client.query_one("SELECT peak_vram_mb FROM run_hardware_metrics", &[]).await.unwrap();
@@ -396,9 +396,9 @@ async fn rows_of_a_run_completed_concurrently_give_the_worst_status() {
             fixture::result(&jobs[2]),
         ];
         let (a, b, c) = tokio::join!(
-            fixture::submitted(&clients[0], &runner, &jobs[0], &results[0]),
-            fixture::submitted(&clients[1], &runner, &jobs[1], &results[1]),
-            fixture::submitted(&clients[2], &runner, &jobs[2], &results[2]),
+            fixture::submit_result(&clients[0], &runner, &jobs[0], &results[0]),
+            fixture::submit_result(&clients[1], &runner, &jobs[1], &results[1]),
+            fixture::submit_result(&clients[2], &runner, &jobs[2], &results[2]),
         );
         assert!(a.is_ok() && b.is_ok() && c.is_ok(), "{a:?} {b:?} {c:?}");
         let status = "SELECT run_status FROM runs WHERE run_id = $1";
@@ -413,10 +413,10 @@ async fn a_result_of_a_row_without_a_job_is_stored_without_model_metrics() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     client.batch_execute("DELETE FROM queue_jobs").await.unwrap();
-    let job = fixture::claimed(&client, &runner).await;
-    let accepted = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    let job = fixture::claim_next(&client, &runner).await;
+    let accepted = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     assert_eq!(accepted.metrics.get(), "[]");
     assert_eq!(count(&client, "run_hardware_metrics").await, 1);
     assert_eq!(count(&client, "submission_files").await, 1);
@@ -448,8 +448,8 @@ async fn envelopes_signed_by_the_harness_are_accepted() {
         run["run_id"] = envelope["result"]["run_id"].clone();
         run["models"] = ids("models").iter().map(|id| fixture::model(id, "q4_k_m", 9.0)).collect();
         run["prompts"] = ids("prompts").iter().map(|id| fixture::prompt(id)).collect();
-        fixture::enqueued(&client, &run).await;
-        let job = fixture::claimed(&client, &runner).await;
+        fixture::enqueue_run(&client, &run).await;
+        let job = fixture::claim_next(&client, &runner).await;
         let raw: &RawValue = serde_json::from_str(text).unwrap();
         let accepted = send(&client, &runner, &job, raw).await.unwrap();
         let row = "SELECT run_status, content FROM runs JOIN submissions USING (run_id, run_status)

@@ -13,7 +13,7 @@ async fn try_to_add(client: &Client, entry: &Value) -> Result<Added, Error> {
 }
 
 fn runner_entry(name: &str) -> Value {
-    json!({ "public_key": Machine::named(name).public_key().to_base64(), "label": name })
+    json!({ "public_key": Machine::new(name).public_key().to_base64(), "label": name })
 }
 
 fn identity_entry(subject: &str) -> Value {
@@ -31,9 +31,9 @@ async fn adding_an_active_key_again_changes_nothing() {
     let client = database.client().await;
     let first = try_to_add(&client, &runner_entry("bench")).await.unwrap();
     assert!(first.created);
-    assert_eq!(first.entry.key_id, Machine::named("bench").key_id());
+    assert_eq!(first.entry.key_id, Machine::new("bench").key_id());
     assert_eq!((first.entry.kind.as_str(), first.entry.label.as_str()), ("ed25519", "bench"));
-    assert_eq!(first.entry.public_key.unwrap(), Machine::named("bench").public_key().to_base64());
+    assert_eq!(first.entry.public_key.unwrap(), Machine::new("bench").public_key().to_base64());
     assert_eq!(first.entry.added_by, fixture::admin().principal());
 
     let again = try_to_add(&client, &runner_entry("bench")).await.unwrap();

@@ -15,7 +15,7 @@ async fn try_with(client: &Client, proven: &ProvenKey, registration: &Value) -> 
 }
 
 async fn try_to(client: &Client, machine: &Machine) -> Result<Registered, Error> {
-    try_with(client, &machine.proven(&machine.proof_claims()), &machine.registration()).await
+    try_with(client, &machine.proven_key(&machine.proof_claims()), &machine.registration()).await
 }
 
 async fn count(client: &Client, table: &str) -> i64 {
@@ -26,14 +26,14 @@ async fn count(client: &Client, table: &str) -> i64 {
 async fn an_allowed_key_gets_a_token_and_a_row_in_runners() {
     let database = Database::create().await;
     let client = database.client().await;
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     machine.allow(&client).await;
     let mut body = machine.registration();
     body["process_id"] = json!(4242);
     body["effective_user"] = json!("bench");
     body["capabilities"] =
         json!({ "vram_gb": 24, "quantizations": ["Q4_K_M", "q9_z"], "labels": { "rack": 3 } });
-    let proven = machine.proven(&machine.proof_claims());
+    let proven = machine.proven_key(&machine.proof_claims());
 
     let registered = try_with(&client, &proven, &body).await.unwrap();
     assert_eq!(registered.runner_id, "bench");
@@ -55,11 +55,11 @@ async fn an_allowed_key_gets_a_token_and_a_row_in_runners() {
 async fn without_a_runner_id_the_key_id_is_the_runner_id() {
     let database = Database::create().await;
     let client = database.client().await;
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     machine.allow(&client).await;
     let mut body = machine.registration();
     body.as_object_mut().unwrap().remove("runner_id");
-    let proven = machine.proven(&machine.proof_claims());
+    let proven = machine.proven_key(&machine.proof_claims());
     assert_eq!(try_with(&client, &proven, &body).await.unwrap().runner_id, machine.key_id());
 }
 
@@ -67,12 +67,12 @@ async fn without_a_runner_id_the_key_id_is_the_runner_id() {
 async fn a_stale_proof_returns_the_server_time_and_writes_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     machine.allow(&client).await;
     for (off_by_s, fresh) in [(-70, false), (70, false), (-50, true), (50, true)] {
         let mut claims = machine.proof_claims();
         claims["iat"] = json!(claims["iat"].as_i64().unwrap() + off_by_s);
-        let answer = try_with(&client, &machine.proven(&claims), &machine.registration()).await;
+        let answer = try_with(&client, &machine.proven_key(&claims), &machine.registration()).await;
         match answer {
             Ok(_) => assert!(fresh, "{off_by_s}"),
             Err(Error::ProofStale { server_time }) => {
@@ -90,11 +90,11 @@ async fn a_stale_proof_returns_the_server_time_and_writes_nothing() {
 async fn a_proof_sent_twice_concurrently_registers_once() {
     let database = Database::create().await;
     let (client, other) = (database.client().await, database.client().await);
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     machine.allow(&client).await;
     let body = machine.registration();
     for _ in 0..20 {
-        let proven = machine.proven(&machine.proof_claims());
+        let proven = machine.proven_key(&machine.proof_claims());
         let (a, b) = tokio::join!(try_with(&client, &proven, &body), try_with(&other, &proven, &body));
         assert_eq!(usize::from(a.is_ok()) + usize::from(b.is_ok()), 1);
         let refused = a.err().or(b.err()).unwrap();
@@ -107,11 +107,11 @@ async fn a_proof_sent_twice_concurrently_registers_once() {
 async fn a_spent_proof_is_kept_longer_than_it_could_be_accepted() {
     let database = Database::create().await;
     let client = database.client().await;
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     machine.allow(&client).await;
     let mut claims = machine.proof_claims();
     claims["iat"] = json!(claims["iat"].as_i64().unwrap() + 55);
-    try_with(&client, &machine.proven(&claims), &machine.registration()).await.unwrap();
+    try_with(&client, &machine.proven_key(&claims), &machine.registration()).await.unwrap();
     let enough = "SELECT forget_at > now() + interval '115 s' + interval '1 min' FROM spent_proofs";
     assert!(client.query_one(enough, &[]).await.unwrap().get::<_, bool>(0));
 }
@@ -127,7 +127,7 @@ async fn unknown_revoked_expired_and_pinned_keys_get_the_same_error_and_an_audit
         ("pinned", Some("runner_id = 'another'")),
         ("revoked", Some("revoked_at = now(), revoked_by = 'x'")),
     ] {
-        let machine = Machine::named(name);
+        let machine = Machine::new(name);
         if let Some(change) = change {
             machine.allow(&client).await;
             let change = format!("UPDATE allowlist SET {change} WHERE key_id = $1");
@@ -149,7 +149,7 @@ async fn unknown_revoked_expired_and_pinned_keys_get_the_same_error_and_an_audit
 async fn a_pinned_key_registers_under_its_own_runner_id() {
     let database = Database::create().await;
     let client = database.client().await;
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     machine.allow(&client).await;
     client.execute("UPDATE allowlist SET runner_id = 'bench'", &[]).await.unwrap();
     try_to(&client, &machine).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_pinned_key_registers_under_its_own_runner_id() {
 async fn a_runner_id_belongs_to_the_first_key_that_registered_it() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (first, mut second) = (Machine::named("bench"), Machine::named("other"));
+    let (first, mut second) = (Machine::new("bench"), Machine::new("other"));
     second.name = "bench".to_owned();
     first.allow(&client).await;
     second.allow(&client).await;
@@ -175,18 +175,18 @@ async fn registering_again_keeps_the_runners_claims() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
-    let job = fixture::claimed(&client, &runner).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    let job = fixture::claim_next(&client, &runner).await;
     client.execute("UPDATE runners SET status = 'DEAD', description = 'kept'", &[]).await.unwrap();
 
     let mut body = runner.machine.registration();
     body["capabilities"]["vram_gb"] = json!(48);
-    let proven = runner.machine.proven(&runner.machine.proof_claims());
+    let proven = runner.machine.proven_key(&runner.machine.proof_claims());
     try_with(&client, &proven, &body).await.unwrap();
     let row = client.query_one("SELECT status, vram_gb, description FROM runners", &[]).await.unwrap();
     assert_eq!((row.get("status"), row.get::<_, f64>("vram_gb")), ("ACTIVE", 48.0));
     assert_eq!(row.get::<_, &str>("description"), "kept");
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
 }
 
 /// The harness's own tools insert runners with a name and a public key, without a key_id.
@@ -194,7 +194,7 @@ async fn registering_again_keeps_the_runners_claims() {
 async fn a_key_takes_over_its_runner_inserted_by_the_harness() {
     let database = Database::create().await;
     let client = database.client().await;
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     machine.allow(&client).await;
     let insert = "INSERT INTO runners (runner_id, public_key) VALUES ($1, $2)";
     client.execute(insert, &[&"bench", &machine.public_key().to_base64()]).await.unwrap();
@@ -207,17 +207,17 @@ async fn a_key_takes_over_its_runner_inserted_by_the_harness() {
 async fn a_proof_by_another_key_than_the_bodys_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let (machine, other) = (Machine::named("bench"), Machine::named("other"));
+    let (machine, other) = (Machine::new("bench"), Machine::new("other"));
     machine.allow(&client).await;
     other.allow(&client).await;
-    let proven = other.proven(&other.proof_claims());
+    let proven = other.proven_key(&other.proof_claims());
     let refused = try_with(&client, &proven, &machine.registration()).await;
     assert!(matches!(refused, Err(Error::ProofInvalid(_))), "{refused:?}");
 }
 
 #[test]
 fn a_proof_for_another_request_key_or_algorithm_is_refused() {
-    let machine = Machine::named("bench");
+    let machine = Machine::new("bench");
     let good = machine.proof_claims();
     ProvenKey::from_proof(&machine.proof(&good), REGISTER_URL).unwrap();
 
@@ -228,7 +228,7 @@ fn a_proof_for_another_request_key_or_algorithm_is_refused() {
     };
     let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": machine.public_key().jwk_x() });
     let with_header = |header: Value| fixture::jwt(&header, &good, &machine.key);
-    let stranger = Machine::named("stranger");
+    let stranger = Machine::new("stranger");
     let mut truncated = machine.proof(&good);
     truncated.pop();
     for (why, proof) in [

@@ -14,12 +14,12 @@ async fn revoking_returns_only_the_keys_live_claims_and_counts_no_attempt() {
     let runner = fixture::runner(&client, "bench").await;
     let other = fixture::runner(&client, "other").await;
     for _ in 0..5 {
-        fixture::enqueued(&client, &fixture::run()).await;
+        fixture::enqueue_run(&client, &fixture::run()).await;
     }
-    let jobs = [fixture::claimed(&client, &runner).await, fixture::claimed(&client, &runner).await];
-    let done = fixture::claimed(&client, &runner).await;
-    fixture::submitted(&client, &runner, &done, &fixture::result(&done)).await.unwrap();
-    let others = fixture::claimed(&client, &other).await;
+    let jobs = [fixture::claim_next(&client, &runner).await, fixture::claim_next(&client, &runner).await];
+    let done = fixture::claim_next(&client, &runner).await;
+    fixture::submit_result(&client, &runner, &done, &fixture::result(&done)).await.unwrap();
+    let others = fixture::claim_next(&client, &other).await;
 
     let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), Some("lost")).await.unwrap();
     assert_eq!((revoked.key_id, revoked.claims_returned), (runner.machine.key_id(), 2));
@@ -70,10 +70,10 @@ async fn revoking_returns_the_claims_of_every_runner_of_the_key() {
     let second = fixture::Machine { name: "second".to_owned(), key: runner.machine.key.clone() };
     let body = second.registration();
     let second = second.register(&client, &body).await;
-    fixture::enqueued(&client, &fixture::run()).await;
-    fixture::enqueued(&client, &fixture::run()).await;
-    fixture::claimed(&client, &runner).await;
-    fixture::claimed(&client, &second).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    fixture::claim_next(&client, &runner).await;
+    fixture::claim_next(&client, &second).await;
     let revoked = revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
     assert_eq!(revoked.claims_returned, 2);
 }
@@ -84,7 +84,7 @@ async fn revoking_returns_a_claimed_row_without_a_claim_id() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     client
         .batch_execute(
             "ALTER TABLE run_queue DROP CONSTRAINT run_queue_live_has_a_claim;

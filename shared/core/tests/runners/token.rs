@@ -22,7 +22,7 @@ fn header() -> Value {
 }
 
 fn claims() -> Value {
-    let key = Machine::named("bench").public_key();
+    let key = Machine::new("bench").public_key();
     let now = OffsetDateTime::now_utc().unix_timestamp();
     json!({
         "iss": SERVICE, "aud": SERVICE, "sub": "bench", "iat": now, "nbf": now, "exp": now + 60,
@@ -48,7 +48,7 @@ fn a_token_signed_by_the_service_authenticates_the_runner() {
     let token = fixture::jwt(&header(), &claims(), &SigningKey::from_bytes(&SEED));
     let runner = fixture::service_keys().authenticate(SERVICE, &token).unwrap();
     assert_eq!(runner.runner_id(), "bench");
-    assert_eq!(runner.key(), &Machine::named("bench").public_key());
+    assert_eq!(runner.key(), &Machine::new("bench").public_key());
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_token_with_a_wrong_claim_header_or_signature_is_refused() {
         claims.as_object_mut().unwrap().remove(name);
         fixture::jwt(&header(), &claims, &signing)
     };
-    let stranger = Machine::named("stranger");
+    let stranger = Machine::new("stranger");
     let unsigned = {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         format!("{}.{}.", part(&json!({ "typ": "at+jwt", "alg": "none", "kid": kid() })), part(&claims()))
@@ -84,7 +84,7 @@ fn a_token_with_a_wrong_claim_header_or_signature_is_refused() {
         ("bound to two keys", token_with("/cnf/jkt", json!(stranger.key_id()))),
         ("bound to a weak key", token_with("/cnf/jwk/x", json!(URL_SAFE_NO_PAD.encode([0; 32])))),
         ("another's signature", fixture::jwt(&header(), &claims(), &stranger.key)),
-        ("the runner's own signature", fixture::jwt(&header(), &claims(), &Machine::named("bench").key)),
+        ("the runner's own signature", fixture::jwt(&header(), &claims(), &Machine::new("bench").key)),
         ("another type", with_header(json!({ "typ": "JWT", "alg": "EdDSA", "kid": kid() }))),
         ("a shared secret", with_header(json!({ "typ": "at+jwt", "alg": "HS256", "kid": kid() }))),
         (
@@ -127,9 +127,9 @@ async fn a_receipt_is_not_accepted_as_a_token_nor_a_token_as_a_receipt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueued(&client, &fixture::run()).await;
-    let job = fixture::claimed(&client, &runner).await;
-    let accepted = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    let job = fixture::claim_next(&client, &runner).await;
+    let accepted = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
 
     let keys = fixture::service_keys();
     assert_eq!(keys.verify_receipt(&accepted.receipt).unwrap().run_id, job.run_id);

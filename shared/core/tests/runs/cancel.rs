@@ -13,9 +13,9 @@ async fn cancel_ends_the_rows_that_have_not_ended() {
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     let run_id = fixture::split_run(&client).await;
-    let done = fixture::claimed(&client, &runner).await;
-    fixture::submitted(&client, &runner, &done, &fixture::result(&done)).await.unwrap();
-    fixture::claimed(&client, &runner).await;
+    let done = fixture::claim_next(&client, &runner).await;
+    fixture::submit_result(&client, &runner, &done, &fixture::result(&done)).await.unwrap();
+    fixture::claim_next(&client, &runner).await;
 
     let cancelled = cancel(&client, &fixture::admin(), run_id, Some("wrong prompts")).await.unwrap();
     assert_eq!((cancelled.run_id, cancelled.rows_cancelled), (run_id, 2));
@@ -40,9 +40,9 @@ async fn cancelling_an_unknown_or_completed_run_is_refused() {
     let runner = fixture::runner(&client, "bench").await;
     let unknown = cancel(&client, &fixture::admin(), Uuid::new_v4(), None).await;
     assert!(matches!(unknown, Err(Error::RunNotFound)), "{unknown:?}");
-    fixture::enqueued(&client, &fixture::run()).await;
-    let job = fixture::claimed(&client, &runner).await;
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    let job = fixture::claim_next(&client, &runner).await;
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     let ended = cancel(&client, &fixture::admin(), job.run_id, None).await;
     assert!(matches!(ended, Err(Error::RunFinished(_))), "{ended:?}");
 }

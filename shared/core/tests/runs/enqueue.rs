@@ -136,7 +136,7 @@ async fn a_model_without_quantization_or_parameter_count_is_refused() {
         assert_eq!(enqueue_errors(&client, &run).await[0].0, "/models/0", "{half}");
     }
     client.execute("UPDATE models SET active_parameter_count_b = 9", &[]).await.unwrap();
-    let row = &fixture::enqueued(&client, &run).await.rows[0];
+    let row = &fixture::enqueue_run(&client, &run).await.rows[0];
     assert_eq!((row.required_vram_gb, row.quantizations.clone()), (6, vec!["q4_k_m".to_owned()]));
 }
 
@@ -171,7 +171,7 @@ async fn enqueueing_a_run_id_twice_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
     let run = fixture::run();
-    fixture::enqueued(&client, &run).await;
+    fixture::enqueue_run(&client, &run).await;
     let again = enqueue(&client, &fixture::admin(), &NewRun::parse(&run.to_string()).unwrap()).await;
     assert!(matches!(again, Err(Error::RunExists)), "{again:?}");
     assert_eq!((count(&client, "runs").await, count(&client, "run_queue").await), (1, 1));
@@ -197,7 +197,7 @@ async fn models_and_creators_get_the_harnesss_ids() {
     sizeless["descriptor"]["model_hash"] = Value::Null;
     sizeless["descriptor"].as_object_mut().unwrap().remove("parameter_count_b");
     run["models"] = json!([known, provisional, sizeless]);
-    fixture::enqueued(&client, &run).await;
+    fixture::enqueue_run(&client, &run).await;
 
     let rows =
         client.query("SELECT name, model_id, provisional FROM models ORDER BY name", &[]).await.unwrap();
@@ -227,7 +227,7 @@ async fn every_field_of_a_descriptor_is_stored() {
     descriptor["model_source_size"] = json!(5_027_783_488_i64);
     descriptor["quantization"] = json!("Q4_K_M");
     descriptor["sources"][0]["source_metadata"] = json!({ "revision": "main" });
-    fixture::enqueued(&client, &run).await;
+    fixture::enqueue_run(&client, &run).await;
     let row = client
         .query_one(
             "SELECT m.*, a.name AS architecture, f.name AS file_format, q.name AS quantization,
@@ -254,8 +254,8 @@ async fn every_field_of_a_descriptor_is_stored() {
 async fn known_models_and_prompts_are_reused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let first = fixture::enqueued(&client, &fixture::run()).await;
-    let second = fixture::enqueued(&client, &fixture::run()).await;
+    let first = fixture::enqueue_run(&client, &fixture::run()).await;
+    let second = fixture::enqueue_run(&client, &fixture::run()).await;
     assert_eq!(first.rows[0].prompt_id, second.rows[0].prompt_id);
     for table in ["models", "model_sources", "prompts", "tasks"] {
         assert_eq!(count(&client, table).await, 1, "{table}");
@@ -265,7 +265,7 @@ async fn known_models_and_prompts_are_reused() {
     // Another commit of the file is another prompt of the same task.
     let mut run = fixture::run();
     run["prompts"][0]["git_commit_hash"] = json!("0ddba11");
-    assert_ne!(fixture::enqueued(&client, &run).await.rows[0].prompt_id, first.rows[0].prompt_id);
+    assert_ne!(fixture::enqueue_run(&client, &run).await.rows[0].prompt_id, first.rows[0].prompt_id);
     assert_eq!((count(&client, "prompts").await, count(&client, "tasks").await), (2, 1));
     let task: String = client.query_one("SELECT name FROM tasks", &[]).await.unwrap().get(0);
     assert_eq!(task, "plain");
@@ -275,7 +275,7 @@ async fn known_models_and_prompts_are_reused() {
     let mut by_id = fixture::run();
     by_id["models"] = json!([{ "id": "m", "model_id": model_id }]);
     by_id["prompts"] = json!([{ "id": "plain", "prompt_id": first.rows[0].prompt_id }]);
-    let third = fixture::enqueued(&client, &by_id).await;
+    let third = fixture::enqueue_run(&client, &by_id).await;
     assert_eq!(third.rows[0].required_vram_gb, first.rows[0].required_vram_gb);
     assert_eq!(third.rows[0].quantizations, first.rows[0].quantizations);
     assert_eq!(count(&client, "queue_lanes WHERE lane_id <> 0").await, 1);
@@ -290,7 +290,7 @@ async fn a_model_inserted_by_the_harness_is_found_by_its_hash() {
         .execute("INSERT INTO models (model_id, name, model_hash) VALUES ($1, 'x', 'sha256:m')", &[&model_id])
         .await
         .unwrap();
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     let models: String = client.query_one("SELECT models::text FROM queue_jobs", &[]).await.unwrap().get(0);
     assert!(models.contains(&model_id.to_string()), "{models}");
     assert_eq!(count(&client, "models").await, 1);
@@ -318,7 +318,7 @@ async fn the_lane_is_the_maximum_vram_and_all_quantizations_of_the_models() {
     ] {
         let mut run = fixture::run();
         run["models"] = models;
-        let row = &fixture::enqueued(&client, &run).await.rows[0];
+        let row = &fixture::enqueue_run(&client, &run).await.rows[0];
         assert_eq!(
             (row.required_vram_gb, row.quantizations.clone()),
             (vram_gb, quantizations.iter().map(ToString::to_string).collect())
@@ -347,7 +347,7 @@ async fn a_claimed_job_has_tasks_and_config_byte_for_byte() {
     );
     let run = NewRun::parse(&body).unwrap();
     enqueue(&client, &fixture::admin(), &run).await.unwrap();
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     assert_eq!((job.tasks.get(), job.config.get()), (tasks, config));
 }
 
@@ -362,13 +362,13 @@ async fn a_run_split_by_prompt_has_one_row_and_one_job_per_prompt() {
         json!({ "z": 1, "prompts": [{ "id": "a", "system": "x" }, { "id": "b" }, { "id": "c" }] });
     run["split_by"] = json!("prompt");
     run["max_runtime_s"] = json!(60);
-    let rows = fixture::enqueued(&client, &run).await.rows;
+    let rows = fixture::enqueue_run(&client, &run).await.rows;
     assert_eq!(rows.len(), 2);
     assert_ne!(rows[0].prompt_id, rows[1].prompt_id);
 
     let mut prompts = Vec::new();
     for _ in 0..2 {
-        let job = fixture::claimed(&client, &runner).await;
+        let job = fixture::claim_next(&client, &runner).await;
         let own: Value = serde_json::from_str(job.prompts.get()).unwrap();
         let config: Value = serde_json::from_str(job.config.get()).unwrap();
         assert_eq!(own.as_array().unwrap().len(), 1);
@@ -382,9 +382,9 @@ async fn a_run_split_by_prompt_has_one_row_and_one_job_per_prompt() {
 
     let mut whole = fixture::run();
     whole["prompts"] = json!([fixture::prompt("b"), fixture::prompt("a")]);
-    let row = &fixture::enqueued(&client, &whole).await.rows[0];
+    let row = &fixture::enqueue_run(&client, &whole).await.rows[0];
     assert_eq!(row.prompt_id, rows[1].prompt_id);
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     let both: Value = serde_json::from_str(job.prompts.get()).unwrap();
     assert_eq!((&both[0]["id"], &both[1]["id"]), (&json!("b"), &json!("a")));
 }

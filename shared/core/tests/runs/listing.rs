@@ -14,8 +14,8 @@ async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
     // The rows of a split run have the same created_at; queue_id breaks the tie.
     fixture::split_run(&client).await;
     fixture::split_run(&client).await;
-    let newest = fixture::enqueued(&client, &fixture::run()).await.rows[0].queue_id;
-    fixture::claimed(&client, &runner).await;
+    let newest = fixture::enqueue_run(&client, &fixture::run()).await.rows[0].queue_id;
+    fixture::claim_next(&client, &runner).await;
 
     let mut rows = Vec::new();
     let mut cursor: Option<String> = None;
@@ -27,7 +27,7 @@ async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
             break;
         }
         // A row enqueued between two pages belongs before the first page and must not appear.
-        fixture::enqueued(&client, &fixture::run()).await;
+        fixture::enqueue_run(&client, &fixture::run()).await;
     }
     assert_eq!(rows.len(), 7);
     assert_eq!(rows[0].queue_id, newest);

@@ -23,7 +23,7 @@ async fn requeue_makes_failed_and_cancelled_rows_claimable_with_no_attempts_coun
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     let run_id = fixture::split_run(&client).await;
-    let held = fixture::claimed(&client, &runner).await;
+    let held = fixture::claim_next(&client, &runner).await;
     cancel(&client, &fixture::admin(), run_id, None).await.unwrap();
     client
         .batch_execute(
@@ -38,7 +38,7 @@ async fn requeue_makes_failed_and_cancelled_rows_claimable_with_no_attempts_coun
     // The runner of the cancelled row may not have sent a heartbeat since the cancel.
     assert_eq!(directive(&client, &runner, run_id, held.claim_id).await, Directive::Cancel);
     for _ in 0..3 {
-        let job = fixture::claimed(&client, &runner).await;
+        let job = fixture::claim_next(&client, &runner).await;
         assert_eq!((job.attempt, job.run_id), (1, run_id));
         assert_ne!(job.claim_id, held.claim_id);
     }
@@ -52,15 +52,15 @@ async fn requeue_makes_a_deferred_row_claimable_at_once() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    let run_id = fixture::enqueued(&client, &fixture::run()).await.run_id;
+    let run_id = fixture::enqueue_run(&client, &fixture::run()).await.run_id;
     client
         .execute("UPDATE run_queue SET retry_after = now() + interval '1 h', attempt_count = 3", &[])
         .await
         .unwrap();
     assert_eq!(requeue(&client, &fixture::admin(), run_id, None).await.unwrap().rows_requeued, 1);
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     assert_eq!(job.attempt, 1);
-    fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     let complete = requeue(&client, &fixture::admin(), run_id, None).await;
     assert!(matches!(complete, Err(Error::RunFinished(_))), "{complete:?}");
     let unknown = requeue(&client, &fixture::admin(), Uuid::new_v4(), None).await;
@@ -75,10 +75,10 @@ async fn a_late_result_is_accepted_after_a_requeue() {
     let runner = fixture::runner(&client, "bench").await;
     let mut run = fixture::run();
     run["max_attempts"] = json!(0);
-    let run_id = fixture::enqueued(&client, &run).await.run_id;
-    let job = fixture::claimed(&client, &runner).await;
-    fixture::lapsed(&client, &job).await;
+    let run_id = fixture::enqueue_run(&client, &run).await.run_id;
+    let job = fixture::claim_next(&client, &runner).await;
+    fixture::expire_lease(&client, &job).await;
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     requeue(&client, &fixture::admin(), run_id, None).await.unwrap();
-    assert!(fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
+    assert!(fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
 }

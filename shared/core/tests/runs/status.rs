@@ -19,7 +19,7 @@ async fn a_runs_status_follows_its_rows_and_shows_a_submission_only_to_its_runne
     let status_for = async |runner: &Runner| status(&client, &runner.authenticated, run_id).await.unwrap();
 
     assert_eq!(status_for(&runner).await.status, "PENDING");
-    let job = fixture::claimed(&client, &runner).await;
+    let job = fixture::claim_next(&client, &runner).await;
     let progress = HeartbeatRequest { claim_id: job.claim_id, progress: Some(json!({ "cells": 3 })) };
     heartbeat(&client, &runner.authenticated, TERMS, run_id, &progress).await.unwrap();
     let run = status_for(&runner).await;
@@ -30,7 +30,7 @@ async fn a_runs_status_follows_its_rows_and_shows_a_submission_only_to_its_runne
     assert_eq!(own[0].progress, Some(json!({ "cells": 3 })));
     assert!(status_for(&other).await.rows.iter().all(|row| !row.own));
 
-    let accepted = fixture::submitted(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
+    let accepted = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     let submission =
         |run: bakeoff_core::runs::status::RunStatus| run.rows.into_iter().find_map(|row| row.submission);
     let own = submission(status_for(&runner).await).unwrap();

@@ -34,7 +34,7 @@ fn seen(answer: &Answer) -> (u16, Vec<String>, String) {
 #[tokio::test]
 async fn registering_tells_unknown_revoked_expired_and_pinned_keys_apart() {
     let target = target().await;
-    let unknown = Machine::named("allowlist-unknown");
+    let unknown = Machine::new("allowlist-unknown");
     let expected = target.registration(&unknown).send(&target).await;
     expected.refused(403, "key_not_allowed", "unknown");
     for (why, off) in OFF {
@@ -130,12 +130,12 @@ async fn a_revoked_key_comes_back_under_another_spelling() {
 async fn a_flood_of_registrations_with_unknown_keys_fills_the_audit_log() {
     let target = Target::start().await;
     let refused = "audit_log WHERE action = 'register.key_not_allowed'";
-    let one = Machine::named("allowlist-flood");
+    let one = Machine::new("allowlist-flood");
     for _ in 0..5 {
         target.registration(&one).send(&target).await.refused(403, "key_not_allowed", "the same key");
     }
     assert_eq!(target.count(refused).await, 1, "one line an hour for one key");
-    for machine in (0..120).map(|n| Machine::named(&format!("allowlist-flood-{n}"))) {
+    for machine in (0..120).map(|n| Machine::new(&format!("allowlist-flood-{n}"))) {
         target.registration(&machine).send(&target).await.refused(403, "key_not_allowed", "a fresh key");
     }
     assert_eq!(target.count(refused).await, 100);

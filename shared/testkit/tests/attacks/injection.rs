@@ -1,6 +1,6 @@
 //! SQL, log lines, metrics, markup and terminal commands in every text that a caller can send.
 
-use bakeoff_testkit::fixture::{enqueued, run};
+use bakeoff_testkit::fixture::{enqueue_run, run};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -130,7 +130,7 @@ async fn a_text_that_is_a_command_to_something_on_the_way() {
     let target = target().await;
     let _alone = target.queue_of_its_own().await;
     let (_, token) = target.runner("injection").await;
-    let run_id = enqueued(&target.client().await, &run()).await.run_id;
+    let run_id = enqueue_run(&target.client().await, &run()).await.run_id;
     let runs = target.count("runs").await;
     let mut sent = 0;
     for text in TEXTS {

@@ -66,7 +66,7 @@ async fn a_weak_key_is_put_on_the_allowlist() {
 #[tokio::test]
 async fn a_proof_by_a_weak_key() {
     let target = target().await;
-    let machine = Machine::named("keys-weak");
+    let machine = Machine::new("keys-weak");
     let mut signature = [0; 64];
     signature[0] = 1;
     let signature = URL_SAFE_NO_PAD.encode(signature);
@@ -100,7 +100,7 @@ async fn a_key_in_an_encoding_that_is_not_canonical() {
 #[tokio::test]
 async fn a_text_that_is_another_kind_of_key_or_two_keys() {
     let target = target().await;
-    let good = Machine::named("keys-good").public_key();
+    let good = Machine::new("keys-good").public_key();
     let [raw, pem, ssh] = forms(good.as_bytes());
     let x25519 = [b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x6e\x03\x21\x00".as_slice(), good.as_bytes()].concat();
     let private =

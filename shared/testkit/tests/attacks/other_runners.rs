@@ -1,6 +1,6 @@
 //! What one allowed runner can do to the jobs, results and name of another.
 
-use bakeoff_testkit::fixture::{Machine, enqueued, envelope, result_of, run};
+use bakeoff_testkit::fixture::{Machine, enqueue_run, envelope, result_of, run};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ struct Scene {
 async fn scene(target: &Target, name: &str) -> Scene {
     let (victim, victims_token) = target.runner(&format!("{name}-victim")).await;
     let (attacker, token) = target.runner(&format!("{name}-attacker")).await;
-    let run_id = enqueued(&target.client().await, &run()).await.run_id;
+    let run_id = enqueue_run(&target.client().await, &run()).await.run_id;
     let claim_id = Uuid::new_v4();
     let claim = post("/api/queue/claim").bearer(&victims_token).json(&json!({ "claim_id": claim_id }));
     assert_eq!(claim.send(target).await.success(200)["run_id"], run_id.to_string());
@@ -93,7 +93,7 @@ async fn passing_off_another_runners_result() {
     let attempt = post(&scene.path("submit")).bearer(&scene.victims_token).body(changed);
     attempt.send(&target).await.refused(422, "signature_invalid", "one digit changed");
     // A result of this run, for another one.
-    let other = enqueued(&target.client().await, &run()).await.run_id;
+    let other = enqueue_run(&target.client().await, &run()).await.run_id;
     let elsewhere = post(&format!("/api/queue/{other}/submit")).bearer(&scene.victims_token);
     let attempt = elsewhere.body(scene.submission(&scene.victim, scene.claim_id));
     attempt.send(&target).await.refused(422, "run_mismatch", "another run's");

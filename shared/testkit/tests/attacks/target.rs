@@ -97,7 +97,7 @@ impl Target {
 
     /// A machine whose key is allowed.
     pub(crate) async fn allowed(&self, name: &str) -> Machine {
-        let machine = Machine::named(name);
+        let machine = Machine::new(name);
         machine.allow(&self.client().await).await;
         machine
     }

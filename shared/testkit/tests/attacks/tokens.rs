@@ -193,7 +193,7 @@ async fn a_token_for_somebody_else_or_without_limits() {
     let claims = claims(&target, &machine);
     assert_accepted(&target, &jwt(&header(&target), &claims, &target.service_key)).await;
     let now = OffsetDateTime::now_utc().unix_timestamp();
-    let (other, stranger) = ("https://queue.example.org", Machine::named("tokens-stranger").public_key());
+    let (other, stranger) = ("https://queue.example.org", Machine::new("tokens-stranger").public_key());
     let mut bent: Vec<Value> = ["iss", "aud", "sub", "exp", "nbf", "cnf", "iat", "jti"]
         .iter()
         .map(|member| without(claims.clone(), member))
