@@ -2,8 +2,9 @@
 //!
 //! As a CloudFormation custom resource it reports to the stack; a failure fails the deploy and states the
 //! reason. It fails if an update of the stack has replaced the database with an empty one; the rollback then
-//! returns to the old database, before any function has changed. A rollback or a deletion of the stack leaves the database unchanged, because the data must outlive
-//! the stack. A direct invocation returns the applied migrations as JSON.
+//! returns to the old database, before any function has changed. A rollback or a deletion of the stack leaves
+//! the database unchanged, because the data must outlive the stack. A direct invocation returns the applied
+//! migrations as JSON.
 
 mod cloudformation;
 

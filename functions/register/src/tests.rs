@@ -51,16 +51,16 @@ async fn an_allowed_runner_gets_a_token() {
     send(&service, &event()).await.expect(200);
 }
 
-/// Without `PUBLIC_URL` the API's name is the one that API Gateway writes into the event. The `Host` header
-/// and its relatives are the caller's to write, and name nothing.
+/// Without `PUBLIC_URL`, the domain name that API Gateway writes into the event names the API. The caller
+/// writes `Host` and similar headers, so they must have no effect.
 #[tokio::test]
-async fn a_forged_host_does_not_rename_the_api() {
+async fn a_forged_host_header_does_not_change_the_public_url() {
     const GATEWAY: &str = "https://a1b2c3d4e5.execute-api.us-east-1.amazonaws.com";
     let service = Service::start().await;
     service.allow_runner().await;
     let unnamed =
         app(&[("DATABASE_URL", service.database.url()), ("SIGNING_KEYS_FILE", service.keys_file())]);
-    let made_for = |url: &str| {
+    let registration_for = |url: &str| {
         let mut claims = proof_claims();
         claims["htu"] = format!("{url}/api/runners/register").into();
         Event::sample("register").header("dpop", &proof(&claims))
@@ -70,16 +70,16 @@ async fn a_forged_host_does_not_rename_the_api() {
         names.iter().fold(event, |event, name| event.header(name, "evil.example"))
     };
 
-    let relayed = serve(&unnamed, answer, &forged(made_for("https://evil.example"))).await;
+    let relayed = serve(&unnamed, answer, &forged(registration_for("https://evil.example"))).await;
     relayed.problem(401, "proof_invalid");
-    let registered = serve(&unnamed, answer, &forged(made_for(GATEWAY))).await.expect(200);
+    let registered = serve(&unnamed, answer, &forged(registration_for(GATEWAY))).await.expect(200);
     let keys = unnamed.signing_keys().await.unwrap();
     let token = registered["token"].as_str().unwrap();
     assert!(keys.authenticate(GATEWAY, token).is_ok());
     assert!(keys.authenticate("https://evil.example", token).is_err());
-    // A name that is configured wins over the event's.
+    // A configured URL takes precedence over the event's domain name.
     let named = app(&[("PUBLIC_URL", "https://queue.example.org"), ("DATABASE_URL", service.database.url())]);
-    serve(&named, answer, &made_for(GATEWAY)).await.problem(401, "proof_invalid");
+    serve(&named, answer, &registration_for(GATEWAY)).await.problem(401, "proof_invalid");
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! Rotation of the signing keys: the four steps that Secrets Manager calls in order. It may repeat each step.
 //!
 //! The new key becomes the first of the set. The previous key still verifies tokens until the longest-lived
-//! one has expired, and receipts for ever. A second secret holds the public halves, for the functions that only
-//! verify. It receives the new key before a function can sign with it, so that every token's key is known to
-//! the verifying functions. Functions need no notification: they read their set again within five minutes, and
-//! immediately when a token names an unknown key.
+//! one has expired, and receipts for ever. A second secret holds the public halves, for the functions that
+//! only verify. It receives the new key before a function can sign with it, so that every token's key is
+//! known to the verifying functions. Functions need no notification: they read their set again within five
+//! minutes, and immediately when a token names an unknown key.
 
 use aws_sdk_secretsmanager::Client;
 use bakeoff_core::runners::token::{ServiceKeys, public_set, rotate_key_set};

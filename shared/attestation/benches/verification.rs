@@ -79,19 +79,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         if !case.verify_with_crate(&root) {
             continue;
         }
-        let mut ours = Vec::new();
-        let mut theirs = Vec::new();
+        let mut crate_times = Vec::new();
+        let mut sigstore_times = Vec::new();
         // Alternates, so that CPU frequency and other load affect both alike.
         for _ in 0..rounds {
-            ours.push(time(|| case.verify_with_crate(&root)));
-            theirs.push(time(|| case.verify_with_sigstore(&verifier)));
+            crate_times.push(time(|| case.verify_with_crate(&root)));
+            sigstore_times.push(time(|| case.verify_with_sigstore(&verifier)));
         }
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let ours = median(ours);
-        print!("{name:48} {:>10} {:>10.1?}", case.artifact.len(), ours);
+        let crate_times = median(crate_times);
+        print!("{name:48} {:>10} {:>10.1?}", case.artifact.len(), crate_times);
         if case.verify_with_sigstore(&verifier) {
-            let theirs = median(theirs);
-            println!(" {theirs:>10.1?} {:>6.2}", ours.as_secs_f64() / theirs.as_secs_f64());
+            let sigstore_times = median(sigstore_times);
+            println!(
+                " {sigstore_times:>10.1?} {:>6.2}",
+                crate_times.as_secs_f64() / sigstore_times.as_secs_f64()
+            );
         } else {
             println!(" {:>10} {:>6}", "refuses", "-");
         }

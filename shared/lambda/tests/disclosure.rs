@@ -44,11 +44,11 @@ async fn secrets_appear_in_neither_logs_nor_debug_output() {
     tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let set = key_set([1; 32]);
-    // A key set truncated inside the key, and below a user name that is not a string.
-    let broken = &set[..set.len() - 9];
+    // A key set truncated inside the key; then a user name that is not a string.
+    let truncated = &set[..set.len() - 9];
     let credentials = json!({ "username": "bakeoff", "password": "hunter2-hunter2" }).to_string();
     let unreadable = json!({ "username": ["hunter2-hunter2"] }).to_string();
-    let (secrets, _) = secrets_with_answers(&[broken, &set, &credentials].map(Answer::Secret));
+    let (secrets, _) = secrets_with_answers(&[truncated, &set, &credentials].map(Answer::Secret));
     let settings = [
         ("SIGNING_KEYS_SECRET_ARN", "signing-keys"),
         ("DATABASE_SECRET_ARN", "database"),

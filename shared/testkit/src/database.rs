@@ -126,7 +126,7 @@ async fn find_or_create_template(server: &str) -> String {
     let found = admin
         .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&template])
         .await
-        .expect("look for the template");
+        .expect("query for the template");
     if found.is_none() {
         create_template(server, &admin, &template).await;
     }
@@ -153,7 +153,7 @@ async fn drop_leftovers(admin: &Client) {
                  AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)";
     let before =
         i64::try_from(now_s().saturating_sub(LEFT_OVER_AFTER_S)).expect("Unix time fits into 64 bits");
-    for row in admin.query(old, &[&before]).await.expect("look for leftovers") {
+    for row in admin.query(old, &[&before]).await.expect("query for left-over databases") {
         let name: String = row.get(0);
         // Another process may be dropping the same one.
         let _ = admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await;
