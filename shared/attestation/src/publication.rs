@@ -25,7 +25,7 @@ const REQUIRED_FILES: [&str; 4] = [RESULT, MANIFEST, SUMMARY, SIGNATURE];
 const SCHEMA_VERSION: &str = "bakeoff-results/v1";
 
 /// Maximum bytes in a manifest. The harness writes about 1 kB.
-pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
+const MAX_MANIFEST_BYTES: usize = 256 << 10;
 /// Maximum nesting depth of a manifest. The harness uses three levels.
 const MAX_MANIFEST_DEPTH: usize = 16;
 /// Maximum characters of a quoted value, which is untrusted input.

@@ -104,7 +104,7 @@ impl App {
     }
 
     /// Drops the connection, so that the next one goes to the current primary.
-    pub async fn disconnect(&self) {
+    pub(crate) async fn disconnect(&self) {
         self.database.disconnect().await;
     }
 }

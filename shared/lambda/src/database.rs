@@ -41,7 +41,7 @@ impl Database {
     }
 
     /// Drops the connection, so that the next one goes to the current primary.
-    pub async fn disconnect(&self) {
+    pub(crate) async fn disconnect(&self) {
         if let Some(pool) = self.pool.lock().await.take() {
             pool.close();
         }
@@ -116,7 +116,7 @@ fn is_authentication_failure(error: &tokio_postgres::Error) -> bool {
 /// for another one (class 40).
 ///
 /// If the connection broke, the work may have been committed and only the reply lost.
-pub fn is_retryable(error: &tokio_postgres::Error) -> bool {
+pub(crate) fn is_retryable(error: &tokio_postgres::Error) -> bool {
     match error.code().map(SqlState::code) {
         Some(code) => code == "25006" || ["57P0", "08", "40"].iter().any(|class| code.starts_with(class)),
         None => error.is_closed() || is_io_error(error),
@@ -125,7 +125,7 @@ pub fn is_retryable(error: &tokio_postgres::Error) -> bool {
 
 /// Returns whether the error is temporary: it is retryable, or the server lacked resources or time (class 53;
 /// 55P03, 57014).
-pub fn is_transient(error: &tokio_postgres::Error) -> bool {
+pub(crate) fn is_transient(error: &tokio_postgres::Error) -> bool {
     let is_overload = |state: &SqlState| {
         state.code().starts_with("53")
             || [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED].contains(state)

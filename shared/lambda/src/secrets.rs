@@ -75,16 +75,16 @@ pub fn client_from_env() -> Result<Client, Error> {
 
 /// User name and password in the form of an RDS managed secret.
 #[derive(Deserialize)]
-pub struct DatabaseCredentials {
+pub(crate) struct DatabaseCredentials {
     /// User name.
-    pub username: String,
+    pub(crate) username: String,
     /// Password.
-    pub password: String,
+    pub(crate) password: String,
 }
 
 impl DatabaseCredentials {
     /// Parses the secret's JSON.
-    pub fn parse(json: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(json: &str) -> Result<Self, Error> {
         // The serde error is dropped, because it could quote the secret.
         serde_json::from_str(json).map_err(|_| {
             Error::Internal("the database secret must be JSON with username and password".into())

@@ -67,7 +67,7 @@ impl Metric {
 ///
 /// Replaces the runtime's own subscriber, whose per-module filters compile regular expressions at every cold
 /// start.
-pub fn log_to_stdout() {
+pub(crate) fn log_to_stdout() {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let level = variable("AWS_LAMBDA_LOG_LEVEL").parse().unwrap_or(LevelFilter::INFO);
     let lines = fmt().with_target(false).without_time().with_max_level(level);

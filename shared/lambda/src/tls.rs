@@ -12,7 +12,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// The roots that sign certificates of RDS instances, as PEM.
 const RDS_ROOTS: &str = include_str!("../roots/rds.pem");
 /// The roots that sign certificates of RDS Proxy and of every other AWS endpoint, as PEM.
-pub const AMAZON_ROOTS: &str = include_str!("../roots/amazon-trust-services.pem");
+pub(crate) const AMAZON_ROOTS: &str = include_str!("../roots/amazon-trust-services.pem");
 
 /// Returns a TLS connector for PostgreSQL on RDS or behind RDS Proxy.
 pub fn postgres_connector() -> MakeRustlsConnect {
@@ -20,7 +20,7 @@ pub fn postgres_connector() -> MakeRustlsConnect {
 }
 
 /// Returns a TLS client configuration that trusts these roots, each a PEM file, and no others.
-pub fn client_config(roots: &[&str]) -> ClientConfig {
+pub(crate) fn client_config(roots: &[&str]) -> ClientConfig {
     let mut trusted = RootCertStore::empty();
     for pem in roots {
         trusted.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());

@@ -18,7 +18,7 @@ pub mod lambda;
 pub mod measure;
 pub mod postgres;
 pub mod sandbox;
-pub mod signing_keys;
+mod signing_keys;
 pub mod stack;
 pub mod workspace;
 

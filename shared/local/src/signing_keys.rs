@@ -17,7 +17,7 @@ use crate::postgres::write_private;
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write_signing_keys(path: &Path) -> Result<()> {
+pub(crate) fn write_signing_keys(path: &Path) -> Result<()> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).expect("the operating system provides random bytes");
     let set = rotate_key_set(r#"{"keys":[]}"#, seed, OffsetDateTime::now_utc(), Duration::ZERO)
@@ -26,14 +26,14 @@ pub fn write_signing_keys(path: &Path) -> Result<()> {
 }
 
 /// Returns the JWK members that identify the key.
-pub fn public_jwk(key: &SigningKey) -> Value {
+pub(crate) fn public_jwk(key: &SigningKey) -> Value {
     let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
     json!({"crv": "Ed25519", "kty": "OKP", "x": x})
 }
 
 /// Returns the key's thumbprint (RFC 7638): the SHA-256 of the required members in lexicographic order,
 /// without white space, in base64url.
-pub fn thumbprint(key: &SigningKey) -> String {
+pub(crate) fn thumbprint(key: &SigningKey) -> String {
     let x = URL_SAFE_NO_PAD.encode(key.verifying_key().as_bytes());
     let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
     URL_SAFE_NO_PAD.encode(Sha256::digest(members))

@@ -26,7 +26,7 @@ use crate::Database;
 /// The service's public URL in `events/`.
 pub const SERVICE: &str = "https://a1b2c3d4e5.execute-api.us-east-1.amazonaws.com";
 /// The request id of every invocation.
-pub const REQUEST_ID: &str = "8f2c7a1e-5b0d-4c3e-9a6f-0d1e2f3a4b5c";
+const REQUEST_ID: &str = "8f2c7a1e-5b0d-4c3e-9a6f-0d1e2f3a4b5c";
 /// Seed of the key in `events/`, which also signed the harness's runs.
 const RUNNER_SEED: &str = include_str!("../../core/tests/fixtures/runner_key.seed");
 

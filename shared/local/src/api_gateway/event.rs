@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::api_gateway::route::RouteMatch;
 
 /// The AWS account id in events and ARNs.
-pub const ACCOUNT_ID: &str = "000000000000";
+pub(crate) const ACCOUNT_ID: &str = "000000000000";
 /// The IAM user of the local key pair.
 const IAM_USER_ARN: &str = "arn:aws:iam::000000000000:user/local";
 const IAM_USER_ID: &str = "AIDALOCAL";
@@ -246,7 +246,7 @@ pub fn http_response(returned: &[u8]) -> Option<Response<Bytes>> {
 }
 
 /// Builds API Gateway's own error response: `{"message": …}`.
-pub fn gateway_message(status: StatusCode, message: &str) -> Response<Bytes> {
+pub(crate) fn gateway_message(status: StatusCode, message: &str) -> Response<Bytes> {
     json_response(status, json!({ "message": message }).to_string().into())
 }
 

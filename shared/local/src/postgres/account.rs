@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorContext, Result};
 /// The user that runs the server: the current user, or an unprivileged user if the current one is root,
 /// because `initdb` and `postgres` refuse to run as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Account {
+pub(crate) enum Account {
     /// The current user, who is not root.
     CurrentUser,
     /// An unprivileged user, because the current one is root.
@@ -27,7 +27,7 @@ impl Account {
     ///
     /// # Errors
     /// If the current user is root and `/etc/passwd` has neither.
-    pub fn unprivileged() -> Result<Self> {
+    pub(crate) fn unprivileged() -> Result<Self> {
         if !is_root()? {
             return Ok(Self::CurrentUser);
         }

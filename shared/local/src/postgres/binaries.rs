@@ -16,7 +16,7 @@ impl Binaries {
     ///
     /// # Errors
     /// [`Error::Missing`], with the command that installs them.
-    pub fn find_or_install() -> Result<Self> {
+    pub(crate) fn find_or_install() -> Result<Self> {
         if let Some(found) = Self::find() {
             return Ok(found);
         }

@@ -14,7 +14,7 @@ mod binaries;
 mod cluster;
 mod shared;
 
-pub use account::Account;
+use account::Account;
 pub use binaries::Binaries;
 pub use cluster::Cluster;
 pub(crate) use cluster::write_private;

@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::error::{Error, Result, While as _};
+use crate::error::{Error, ErrorContext as _, Result};
 
 /// What a runner asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
