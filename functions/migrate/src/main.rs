@@ -10,7 +10,6 @@ mod cloudformation;
 
 use bakeoff_core::migrate::{Applied, apply, has_history};
 use bakeoff_lambda::App;
-use bakeoff_lambda::tls;
 use cloudformation::{Action, Request};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
@@ -58,7 +57,8 @@ async fn migrate(app: &App, action: Action) -> Result<Value, Error> {
 async fn connect_and_apply(app: &App, action: Action) -> Result<Applied, Error> {
     let config = app.database_config().await?;
     if config.get_ssl_mode() == SslMode::Require {
-        let (mut client, connection) = config.connect(tls::postgres_connector()).await?;
+        let (mut client, connection) =
+            config.connect(app.config().database_roots.postgres_connector()?).await?;
         tokio::spawn(connection);
         checked_apply(&mut client, action).await
     } else {

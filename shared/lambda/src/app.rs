@@ -32,7 +32,7 @@ impl App {
         Self {
             signing_keys: KeyCache::new(config.signing_keys.clone(), ServiceKeys::from_jwk_set),
             verifying_keys: KeyCache::new(config.verifying_keys.clone(), VerifyingKeys::from_jwk_set),
-            database: Database::new(config.database.clone()),
+            database: Database::new(config.database.clone(), config.database_roots.clone()),
             secrets,
             config,
         }

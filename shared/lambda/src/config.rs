@@ -1,6 +1,7 @@
 //! Configuration from environment variables, read once at start. An invalid value stops the function before
 //! its first request.
 
+use crate::tls::Roots;
 use bakeoff_core::queue::lease::LeaseTerms;
 use std::fmt;
 use std::str::FromStr;
@@ -18,6 +19,8 @@ pub struct Config {
     pub lease: LeaseTerms,
     /// How to connect to Postgres.
     pub database: DatabaseSource,
+    /// The authorities that may certify Postgres: those of AWS, or of the PEM file `PGSSLROOTCERT`.
+    pub database_roots: Roots,
     /// Source of the keys that sign: `SIGNING_KEYS_FILE`, else the secret `SIGNING_KEYS_SECRET_ARN`.
     pub signing_keys: KeySource,
     /// Source of the keys that verify, for a function without signing keys: the secret
@@ -103,6 +106,7 @@ impl Config {
                 )?,
             },
             database: Self::database(variable)?,
+            database_roots: variable("PGSSLROOTCERT").map_or(Roots::Aws, Roots::File),
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {
                 (Some(file), _) => KeySource::File(file),
                 (None, Some(secret)) => KeySource::Secret(secret),

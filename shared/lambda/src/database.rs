@@ -2,7 +2,7 @@
 
 use crate::config::DatabaseSource;
 use crate::secrets::{DatabaseCredentials, Secrets};
-use crate::tls;
+use crate::tls::Roots;
 use bakeoff_core::Error;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts};
 use std::error::Error as _;
@@ -19,13 +19,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Database {
     source: DatabaseSource,
+    roots: Roots,
     pool: Mutex<Option<Pool>>,
 }
 
 impl Database {
-    /// Creates a database for `source`, without connecting.
-    pub fn new(source: DatabaseSource) -> Self {
-        Self { source, pool: Mutex::new(None) }
+    /// Creates a database for `source`, without connecting. `roots` must lead to the server's certificate.
+    pub fn new(source: DatabaseSource, roots: Roots) -> Self {
+        Self { source, roots, pool: Mutex::new(None) }
     }
 
     /// Returns the connection, and connects if necessary.
@@ -53,7 +54,7 @@ impl Database {
             return Ok(pool.clone());
         }
         let config = self.config(secrets).await?;
-        let fresh = build_pool(config)?;
+        let fresh = build_pool(config, &self.roots)?;
         *pool = Some(fresh.clone());
         Ok(fresh)
     }
@@ -81,10 +82,10 @@ impl Database {
     }
 }
 
-fn build_pool(config: Config) -> Result<Pool, Error> {
+fn build_pool(config: Config, roots: &Roots) -> Result<Pool, Error> {
     let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = if config.get_ssl_mode() == SslMode::Require {
-        Manager::from_config(config, tls::postgres_connector(), recycle)
+        Manager::from_config(config, roots.postgres_connector()?, recycle)
     } else {
         Manager::from_config(config, NoTls, recycle)
     };

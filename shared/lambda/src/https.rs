@@ -3,7 +3,7 @@
 //! This suffices for the few calls a function makes (a secret every few minutes, one response to
 //! CloudFormation). The SDK's own client adds HTTP/2, proxies and the system's certificates to every binary.
 
-use crate::tls::{AMAZON_ROOTS, client_config};
+use crate::tls::Roots;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -35,6 +35,11 @@ pub type SendError = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// No connection within 3 s, or a broken connection. A response of any status is `Ok`.
 pub async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, SendError> {
+    send_trusting(&Roots::Aws, request).await
+}
+
+/// [`send`], with the roots that an `https` server's certificate must lead to.
+async fn send_trusting(roots: &Roots, request: Request<Bytes>) -> Result<Response<Bytes>, SendError> {
     let uri = request.uri();
     let host = uri.host().ok_or("the URL has no host")?.to_owned();
     let encrypted = uri.scheme_str() == Some("https");
@@ -43,7 +48,7 @@ pub async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, SendError>
     let connect = TcpStream::connect((host.trim_matches(['[', ']']), port));
     if encrypted {
         let stream = timeout(CONNECT_TIMEOUT, async {
-            let tls = TlsConnector::from(Arc::new(client_config(&[AMAZON_ROOTS])));
+            let tls = TlsConnector::from(Arc::new(roots.https_client_config()?));
             Ok::<_, SendError>(tls.connect(host.clone().try_into()?, connect.await?).await?)
         });
         send_over(stream.await??, request).await
@@ -76,7 +81,10 @@ async fn send_over(
 
 /// [`send`] as an HTTP client of the AWS SDK.
 #[derive(Clone, Debug)]
-pub(crate) struct Sender;
+pub(crate) struct Sender {
+    /// The roots that a server's certificate must lead to.
+    pub(crate) roots: Roots,
+}
 
 impl HttpClient for Sender {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
@@ -86,11 +94,12 @@ impl HttpClient for Sender {
 
 impl HttpConnector for Sender {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let roots = self.roots.clone();
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
             // `bytes` is `None` only for a streamed body, which no call here has.
             let request = request.map(|body| Bytes::copy_from_slice(body.bytes().unwrap_or_default()));
-            let response = send(request).await.map_err(ConnectorError::io)?;
+            let response = send_trusting(&roots, request).await.map_err(ConnectorError::io)?;
             HttpResponse::try_from(response.map(Into::into))
                 .map_err(|error| ConnectorError::user(error.into()))
         })

@@ -2,6 +2,7 @@
 
 use crate::config::KeySource;
 use crate::https::Sender;
+use crate::tls::Roots;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::{BehaviorVersion, Config, Credentials, Region};
 use bakeoff_core::Error;
@@ -55,7 +56,14 @@ impl Secrets {
 /// Does not use `aws-config`: its other credential sources (profiles, SSO, STS, instance metadata) do not
 /// exist in Lambda and enlarge every binary.
 pub fn client_from_env() -> Result<Client, Error> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    client_from_variables(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+/// [`client_from_env`], with the variables that `variable` returns.
+///
+/// # Errors
+/// [`Error::Internal`] if region or credentials are missing.
+pub fn client_from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Client, Error> {
     let required = |name| variable(name).ok_or_else(|| Error::Internal(format!("{name} is not set")));
     let credentials = Credentials::new(
         required("AWS_ACCESS_KEY_ID")?,
@@ -68,7 +76,7 @@ pub fn client_from_env() -> Result<Client, Error> {
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(required("AWS_REGION")?))
         .credentials_provider(credentials)
-        .http_client(Sender);
+        .http_client(Sender { roots: variable("AWS_CA_BUNDLE").map_or(Roots::Aws, Roots::File) });
     config.set_endpoint_url(variable("AWS_ENDPOINT_URL"));
     Ok(Client::from_conf(config.build()))
 }

@@ -3,6 +3,7 @@
 //! The roots are embedded because the Lambda image lacks the RDS roots, and because no other authority may
 //! issue a certificate for the database or for Secrets Manager.
 
+use bakeoff_core::Error;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -12,25 +13,56 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// The roots that sign certificates of RDS instances, as PEM.
 const RDS_ROOTS: &str = include_str!("../roots/rds.pem");
 /// The roots that sign certificates of RDS Proxy and of every other AWS endpoint, as PEM.
-pub(crate) const AMAZON_ROOTS: &str = include_str!("../roots/amazon-trust-services.pem");
+const AMAZON_ROOTS: &str = include_str!("../roots/amazon-trust-services.pem");
 
-/// Returns a TLS connector for PostgreSQL on RDS or behind RDS Proxy.
-pub fn postgres_connector() -> MakeRustlsConnect {
-    MakeRustlsConnect::new(client_config(&[RDS_ROOTS, AMAZON_ROOTS]))
+/// The certificate authorities that a connection trusts, and no others.
+#[derive(Clone, Debug)]
+pub enum Roots {
+    /// The roots of AWS.
+    Aws,
+    /// The roots in a PEM file, for a server outside AWS with a private authority.
+    File(String),
 }
 
-/// Returns a TLS client configuration that trusts these roots, each a PEM file, and no others.
-pub(crate) fn client_config(roots: &[&str]) -> ClientConfig {
-    let mut trusted = RootCertStore::empty();
-    for pem in roots {
-        trusted.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
+impl Roots {
+    /// Returns a TLS connector for PostgreSQL.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the file cannot be read or holds no certificate.
+    pub fn postgres_connector(&self) -> Result<MakeRustlsConnect, Error> {
+        Ok(MakeRustlsConnect::new(self.client_config(&[RDS_ROOTS, AMAZON_ROOTS])?))
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap_or_else(|error| unreachable!("the provider supports TLS 1.2 and 1.3: {error}"))
-        .with_root_certificates(trusted)
-        .with_no_client_auth()
+
+    /// Returns the TLS configuration of a client of HTTPS endpoints.
+    ///
+    /// # Errors
+    /// As [`Roots::postgres_connector`].
+    pub fn https_client_config(&self) -> Result<ClientConfig, Error> {
+        self.client_config(&[AMAZON_ROOTS])
+    }
+
+    fn client_config(&self, aws: &[&str]) -> Result<ClientConfig, Error> {
+        let mut trusted = RootCertStore::empty();
+        let mut trust = |pem: &str| {
+            trusted.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten()).0
+        };
+        match self {
+            Self::Aws => aws.iter().for_each(|pem| drop(trust(pem))),
+            Self::File(path) => {
+                let pem = std::fs::read_to_string(path)
+                    .map_err(|error| Error::Internal(format!("reading the roots in {path}: {error}")))?;
+                if trust(&pem) == 0 {
+                    return Err(Error::Internal(format!("{path} holds no certificate in PEM")));
+                }
+            }
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap_or_else(|error| unreachable!("the provider supports TLS 1.2 and 1.3: {error}"))
+            .with_root_certificates(trusted)
+            .with_no_client_auth())
+    }
 }
 
 #[cfg(test)]

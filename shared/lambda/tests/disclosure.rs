@@ -73,7 +73,7 @@ async fn secrets_appear_in_neither_logs_nor_debug_output() {
     app.signing_keys().await.unwrap();
     format_refusal(app.database().await.unwrap_err());
     let (secrets, _) = secrets_with_answers(&[Answer::Secret(&unreadable)]);
-    let database = Database::new(app.config().database.clone());
+    let database = Database::new(app.config().database.clone(), Roots::Aws);
     format_refusal(database.config(&secrets).await.unwrap_err().into());
     output += &format!("{app:?}");
     let request =

@@ -6,6 +6,7 @@ use bakeoff_core::runners::token::ServiceKeys;
 use bakeoff_lambda::config::{Config, DatabaseSource, KeySource};
 use bakeoff_lambda::database::Database;
 use bakeoff_lambda::secrets::{KeyCache, Secrets, client_from_env};
+use bakeoff_lambda::tls::Roots;
 use bakeoff_lambda::{App, Reply, Request};
 use bakeoff_testkit::event::{Event, serve};
 use bakeoff_testkit::fixture::key_set;
@@ -127,12 +128,13 @@ async fn database_credentials_come_from_the_rds_secret() {
 }
 
 fn database() -> Database {
-    Database::new(DatabaseSource::Secret {
+    let source = DatabaseSource::Secret {
         host: "127.0.0.1".into(),
         port: 6432,
         name: "queue".into(),
         secret: "database".into(),
-    })
+    };
+    Database::new(source, Roots::Aws)
 }
 
 fn settings(settings: &[(&str, &str)]) -> Config {
