@@ -1,4 +1,9 @@
-"""Runs one job through a stack deployed on MiniStack: register, enqueue, claim, heartbeat, submit.
+"""Checks a stack deployed on MiniStack at the stages of its life, as .ci/smoke-deploy leads it through them.
+
+    smoke_cycle.py cycle                        a job: register, enqueue, claim, heartbeat, submit
+    smoke_cycle.py updated KEYS STATUS          after a deploy that succeeded or rolled back
+    smoke_cycle.py rotated                      rotates the signing keys
+    smoke_cycle.py deleted                      after the deletion
 
 Everything goes through the stand-in's API gateway, with its IAM on. The result is a real one, from
 events/submit.json, signed anew for a run and a runner of this test. Where to find the stand-in, and keys with
@@ -12,6 +17,7 @@ import os
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 
@@ -54,10 +60,11 @@ class Reply:
 class Gateway:
     """The deployed API, as an outside caller reaches it."""
 
-    def __init__(self, public_url):
-        # MiniStack serves an API under its id; the public URL is only what the API calls itself.
-        self.public_url = public_url
-        identifier = public_url.removeprefix("https://").split(".")[0]
+    def __init__(self, url):
+        # MiniStack serves an API under its id. The API calls itself by the domain name in its events.
+        host = urllib.parse.urlsplit(url).hostname
+        self.public_url = f"https://{host}"
+        identifier = host.split(".")[0]
         self.base = f"{ENDPOINT}/_aws/execute-api/{identifier}/$default"
 
     def call(self, method, path, body=None, headers=None, credentials=None):
@@ -164,13 +171,51 @@ def proof(key, public, url):
     return f"{head}.{claims}.{base64url(key.sign(f'{head}.{claims}'.encode()))}"
 
 
-def main():
-    outputs = boto3.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]
-    outputs = {entry["OutputKey"]: entry["OutputValue"] for entry in outputs}
+def the_stack():
+    """Its status, and its outputs by name."""
+    stack = boto3.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+    return stack["StackStatus"], {entry["OutputKey"]: entry["OutputValue"] for entry in stack["Outputs"]}
+
+
+def expect_keys(gateway, count):
+    reply = gateway.call("GET", "/api/jwks.json")
+    expect(reply.status == 200 and len(reply.json["keys"]) == count, f"{count} public keys", reply)
+
+
+def updated(keys, expected):
+    """After a deploy: the stack's status is the expected one, and the API answers."""
+    status, outputs = the_stack()
+    expect(status == expected, f"the stack is {expected}", status)
+    expect_keys(Gateway(outputs["ApiUrl"]), keys)
+
+
+def rotated():
+    """A second rotation: both keys are published, as seen by functions that have read the first set."""
+    _, outputs = the_stack()
+    make_signing_key(outputs["SigningKeysSecretArn"])
+    published = boto3.client("secretsmanager").list_secrets()["SecretList"]
+    (name,) = (secret["Name"] for secret in published if "VerifyingKeys" in secret["Name"])
+    value = json.loads(boto3.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
+    expect(len(value["keys"]) == 2 and not any("d" in key for key in value["keys"]), "both keys published", value)
+
+
+def deleted():
+    """After the deletion: only what a receipt is verified with remains."""
+    stacks = boto3.client("cloudformation").list_stacks()["StackSummaries"]
+    left = {stack["StackStatus"] for stack in stacks if stack["StackName"] == STACK}
+    expect(left <= {"DELETE_COMPLETE"}, "the stack is gone", left)
+    secrets = {secret["Name"] for secret in boto3.client("secretsmanager").list_secrets()["SecretList"]}
+    expect(any("VerifyingKeys" in name for name in secrets), "the public keys remain", secrets)
+    functions = [function["FunctionName"] for function in boto3.client("lambda").list_functions()["Functions"]]
+    expect(not any(name.startswith(STACK) for name in functions), "the functions are gone", functions)
+
+
+def cycle():
+    """One job, from a runner's key to its result."""
+    _, outputs = the_stack()
     gateway = Gateway(outputs["ApiUrl"])
     make_signing_key(outputs["SigningKeysSecretArn"])
-    reply = gateway.call("GET", "/api/jwks.json")
-    expect(reply.status == 200 and len(reply.json["keys"]) == 1, "public keys", reply)
+    expect_keys(gateway, 1)
 
     admin = check_admin_routes(gateway)
     key = Ed25519PrivateKey.generate()
@@ -208,4 +253,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "updated":
+        updated(int(sys.argv[2]), sys.argv[3])
+    else:
+        {"cycle": cycle, "rotated": rotated, "deleted": deleted}[sys.argv[1]]()

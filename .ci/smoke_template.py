@@ -6,7 +6,7 @@ Functions, policies, the migration and the schedule stay as they are. The routes
 because MiniStack ignores the OpenAPI document that SAM writes them into. What goes: the network, the database
 and its proxy (the functions get DATABASE_URL instead), CodeDeploy, the rotation schedule, and alarms over
 several metrics. Whatever pointed at something that went goes with it. The functions are told where their AWS
-is, which MiniStack leaves to its user, and the API's name, which its events do not hold.
+is, which MiniStack leaves to its user.
 """
 
 import json
@@ -105,7 +105,6 @@ def playable(template, database_url, endpoint):
     variables |= {
         "AWS_ENDPOINT_URL": endpoint,
         "DATABASE_URL": database_url,
-        "PUBLIC_URL": {"Fn::Sub": "https://${Api}.execute-api.${AWS::Region}.${AWS::URLSuffix}"},
     }
     for resource in resources.values():
         waits = resource.pop("DependsOn", [])
