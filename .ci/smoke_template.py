@@ -1,10 +1,10 @@
 """Prints template.yaml cut down to what MiniStack can play, as JSON, ready for `sam build` and `sam deploy`.
 
-    smoke_template.py DATABASE_URL ENDPOINT
+    smoke_template.py DATABASE_URL POOLED_URL ENDPOINT
 
 Functions, policies, the migration and the schedule stay as they are. The routes become resources of their own,
 because MiniStack ignores the OpenAPI document that SAM writes them into. What goes: the network, the database
-and its proxy (the functions get DATABASE_URL instead), CodeDeploy, the rotation schedule, and alarms over
+and its proxy (migrate gets DATABASE_URL instead, the others POOLED_URL), CodeDeploy, the rotation schedule, and alarms over
 several metrics. Whatever pointed at something that went goes with it. The functions are told where their AWS
 is, which MiniStack leaves to its user.
 """
@@ -89,7 +89,7 @@ def by_arn(value):
     return {key: by_arn(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def playable(template, database_url, endpoint):
+def playable(template, database_url, pooled_url, endpoint):
     """The template less what MiniStack does not know, its functions using this database and this AWS."""
     root = pathlib.Path.cwd()
     architecture = {"aarch64": "arm64", "x86_64": "x86_64"}[platform.machine()]
@@ -104,7 +104,7 @@ def playable(template, database_url, endpoint):
         del variables[name]
     variables |= {
         "AWS_ENDPOINT_URL": endpoint,
-        "DATABASE_URL": database_url,
+        "DATABASE_URL": pooled_url,
     }
     for resource in resources.values():
         waits = resource.pop("DependsOn", [])
@@ -117,7 +117,10 @@ def playable(template, database_url, endpoint):
         properties["CodeUri"] = str(root / properties["CodeUri"])
         for name in ("VpcConfig", "DeploymentPreference"):
             properties.pop(name, None)
-        properties.get("Environment", {}).get("Variables", {}).pop("DATABASE_HOST", None)
+        own = properties.get("Environment", {}).get("Variables", {})
+        # Only migrate has a host of its own: the database's, past the proxy.
+        if own.pop("DATABASE_HOST", None):
+            own["DATABASE_URL"] = database_url
     resources = template["Resources"] = plain_routes(resources)
     for section in ("Resources", "Outputs"):
         template[section] = {name: kept for name, kept in (

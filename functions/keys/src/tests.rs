@@ -21,7 +21,13 @@ async fn a_key_can_be_added_listed_and_revoked() {
     let service = Service::start().await;
     let added = send(&service, "keys-add").await.expect(201);
     assert_eq!((&added["key_id"], &added["kind"]), (&json!(KEY_ID), &json!("ed25519")));
-    assert_eq!(added["added_by"], "arn:aws:iam::123456789012:user/bench-admin");
+    let request =
+        Event::sample("keys-add").json()["requestContext"]["requestId"].as_str().unwrap().to_owned();
+    let admin = format!("arn:aws:iam::123456789012:user/bench-admin (API request {request})");
+    assert_eq!(
+        added["added_by"], admin,
+        "the access log has a line with this id, and none for a forged event"
+    );
     assert_eq!(send(&service, "keys-add").await.expect(200), added);
     assert_eq!(
         send(&service, "keys-list").await.expect(200),

@@ -40,10 +40,16 @@ impl App {
         Ok(ProvenKey::from_proof(proof, &url)?)
     }
 
-    /// Returns the admin identified by API Gateway's IAM authorizer.
+    /// Returns the admin identified by API Gateway's IAM authorizer, with the id of API Gateway's request.
+    ///
+    /// A principal with `lambda:InvokeFunction` can write the whole event, this identity included. The id makes
+    /// the audit log's claim verifiable: API Gateway's access log has a line with this id and the caller that
+    /// IAM saw, and none for a forged event.
     pub fn admin(&self, request: &Request) -> Result<Admin, Refusal> {
         let principal = request.iam().and_then(|iam| iam.user_arn.as_deref()).filter(|arn| !arn.is_empty());
-        Ok(Admin::from_iam_principal(principal.ok_or(Refusal::NotAnAdmin)?))
+        let principal = principal.ok_or(Refusal::NotAnAdmin)?;
+        let id = request.gateway_request_id().unwrap_or("unknown");
+        Ok(Admin::from_iam_principal(format!("{principal} (API request {id})")))
     }
 }
 

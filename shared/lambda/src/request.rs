@@ -88,6 +88,14 @@ impl Request {
             .ok_or(Refusal::Operation(bakeoff_core::Error::RunNotFound))
     }
 
+    /// Returns API Gateway's id of the request, which its access log names too.
+    pub(crate) fn gateway_request_id(&self) -> Option<&str> {
+        match self.received.request_context_ref()? {
+            RequestContext::ApiGatewayV2(context) => context.request_id.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Returns the domain name under which the request reached the API, as API Gateway writes it into the event.
     pub(crate) fn domain_name(&self) -> Option<&str> {
         match self.received.request_context_ref()? {
