@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cold_start;
 mod secrets_manager;
 mod server;
 
@@ -14,6 +15,7 @@ use bakeoff_lambda::secrets::Secrets;
 use bakeoff_lambda::{App, Reply, Request};
 use bakeoff_testkit::event::{Answer, Event, serve};
 use bakeoff_testkit::secrets;
+use secrets_manager::Scheme;
 use serde_json::{Value, json};
 use server::{Relay, TlsServer, fixture};
 
@@ -131,7 +133,7 @@ async fn a_failover_costs_no_request() {
 
 #[tokio::test]
 async fn secrets_are_read_only_from_a_certified_endpoint() {
-    let endpoint = secrets_manager::start(&credentials(PASSWORD)).await;
+    let endpoint = secrets_manager::start(Scheme::Https, &[("database", &credentials(PASSWORD))]).await;
     let read = async |host: &str, roots: Option<&str>| {
         secrets_manager::client(&format!("https://{host}:{endpoint}"), roots.map(fixture))
             .read("database")

@@ -14,7 +14,7 @@ pub fn fixture(name: &str) -> String {
 /// A server with the fixture's certificate, whose role `function` is only admitted over TLS.
 pub struct TlsServer {
     _cluster: Cluster,
-    url: String,
+    pub url: String,
     pub port: u16,
 }
 
@@ -47,7 +47,8 @@ impl TlsServer {
         server
     }
 
-    async fn admin(&self) -> Client {
+    /// Connects as superuser, without TLS.
+    pub async fn admin(&self) -> Client {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
         tokio::spawn(connection);
         client
