@@ -2,6 +2,7 @@
 
     smoke_cycle.py cycle                        a job: register, enqueue, claim, heartbeat, submit
     smoke_cycle.py updated KEYS STATUS          after a deploy that succeeded or rolled back
+    smoke_cycle.py failed REASON                after a deploy that rolled back
     smoke_cycle.py rotated                      rotates the signing keys
     smoke_cycle.py deleted                      after the deletion
 
@@ -189,6 +190,13 @@ def updated(keys, expected):
     expect_keys(Gateway(outputs["ApiUrl"]), keys)
 
 
+def failed(reason):
+    """After a deploy that rolled back: the stack's events name the reason."""
+    events = boto3.client("cloudformation").describe_stack_events(StackName=STACK)["StackEvents"]
+    reasons = [event.get("ResourceStatusReason", "") for event in events]
+    expect(any(reason in found for found in reasons), f"the deploy failed with {reason!r}", reasons[:20])
+
+
 def rotated():
     """A second rotation: both keys are published, as seen by functions that have read the first set."""
     _, outputs = the_stack()
@@ -255,5 +263,7 @@ def cycle():
 if __name__ == "__main__":
     if sys.argv[1] == "updated":
         updated(int(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1] == "failed":
+        failed(sys.argv[2])
     else:
         {"cycle": cycle, "rotated": rotated, "deleted": deleted}[sys.argv[1]]()
