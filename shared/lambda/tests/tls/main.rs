@@ -39,7 +39,7 @@ fn app(host: &str, port: u16, roots: Option<&str>, secrets: Secrets) -> App {
 }
 
 fn with_password(host: &str, port: u16, roots: Option<&str>) -> App {
-    let (secrets, _) = secrets::answering(&[secrets::Answer::Secret(&credentials(PASSWORD)); 2]);
+    let (secrets, _) = secrets::secrets_with_answers(&[secrets::Answer::Secret(&credentials(PASSWORD)); 2]);
     app(host, port, roots, secrets)
 }
 
@@ -105,7 +105,7 @@ async fn a_password_rotated_under_a_running_function_is_read_again() {
     let server = TlsServer::start("rotation", PASSWORD).await;
     let (old, new) = (credentials(PASSWORD), credentials(NEW));
     let (secrets, replay) =
-        secrets::answering(&[secrets::Answer::Secret(&old), secrets::Answer::Secret(&new)]);
+        secrets::secrets_with_answers(&[secrets::Answer::Secret(&old), secrets::Answer::Secret(&new)]);
     let app = app("localhost", server.port, Some("ca.pem"), secrets);
     ask(&app).await.expect(200);
 
