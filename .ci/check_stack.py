@@ -64,10 +64,12 @@ def check_order(name, stack):
         logical for logical, resource in stack.resources.items()
         if resource["Type"] in ("AWS::RDS::DBProxyTargetGroup", "AWS::EC2::VPCEndpoint", "AWS::EC2::Route",
                                 "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SecurityGroupEgress",
-                                "AWS::EC2::SubnetRouteTableAssociation", "AWS::EC2::SubnetCidrBlock")}
+                                "AWS::EC2::SubnetRouteTableAssociation")}
     missing = network - stack.closure("Migration")
     check(not missing, f"{name}: the migration does not wait for {sorted(missing)}")
     for logical in stack.of_type("AWS::Lambda::Function"):
+        # Lambda refuses to let a function use IPv6 in a subnet that has none yet.
+        check("VpcIpv6" not in stack.resources or "VpcIpv6" in stack.closure(logical), f"{name}: {logical} has no IPv6")
         if logical not in ("MigrateFunction", "RotateFunction"):
             check("Migration" in stack.closure(logical), f"{name}: {logical} does not wait for the migration")
     check("Migration" in stack.closure("SigningKeyRotation"), f"{name}: the first rotation has no network yet")
