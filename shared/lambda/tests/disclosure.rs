@@ -5,6 +5,7 @@
 
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::database::Database;
+use bakeoff_lambda::tls::Roots;
 use bakeoff_lambda::{App, Refusal, Request};
 use bakeoff_testkit::event::Event;
 use bakeoff_testkit::fixture::key_set;
