@@ -47,7 +47,11 @@ impl Roots {
             trusted.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten()).0
         };
         match self {
-            Self::Aws => aws.iter().for_each(|pem| drop(trust(pem))),
+            Self::Aws => {
+                for pem in aws {
+                    trust(pem);
+                }
+            }
             Self::File(path) => {
                 let pem = std::fs::read_to_string(path)
                     .map_err(|error| Error::Internal(format!("reading the roots in {path}: {error}")))?;
