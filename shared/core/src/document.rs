@@ -3,7 +3,7 @@
 //! All errors are collected so that a caller corrects a request in one round. Unknown fields are refused,
 //! because a misspelt optional field would otherwise be ignored without notice.
 
-use crate::field_error::{FieldErrors, pointer_token, quote};
+use crate::field_error::{CONTAINS_NUL, FieldErrors, pointer_token, quote};
 use crate::results::canonical_json::CanonicalForm;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -47,7 +47,7 @@ pub struct Object<'a> {
     pointer: String,
     /// Fields not taken yet.
     members: BTreeMap<String, &'a RawValue>,
-    /// Fields that were asked for and are absent: what a misspelt field may have been meant to be.
+    /// Fields that were requested and are absent: candidates for the suggestion to a misspelt field.
     absent: Vec<&'static str>,
 }
 
@@ -122,20 +122,12 @@ impl<'a> Object<'a> {
         self.required_value(name, "a UUID", errors)
     }
 
-    /// Takes an optional field of any JSON type for a `jsonb` column. Refuses a duplicate name at any depth,
-    /// of which `jsonb` would keep the last, and U+0000, which it cannot store.
+    /// Takes an optional field of any JSON type for a `jsonb` column; see [`check_storable`].
     pub(crate) fn json(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<serde_json::Value> {
         let pointer = self.pointer(name);
-        let value = self.raw(name)?;
-        if let Err(refused) = CanonicalForm::parse(value.get().as_bytes()) {
-            errors.push(pointer, refused.to_string());
-            return None;
-        }
-        if value.get().contains("\\u0000") {
-            errors.push(pointer, NUL);
-            return None;
-        }
-        serde_json::from_str(value.get()).map_err(|error| errors.push(pointer, strip_position(&error))).ok()
+        let text = self.raw(name)?.get();
+        check_storable(text, &pointer, errors)?;
+        serde_json::from_str(text).map_err(|error| errors.push(pointer, strip_position(&error))).ok()
     }
 
     /// Takes an optional string whose length in bytes is within `length`.
@@ -153,7 +145,7 @@ impl<'a> Object<'a> {
             return None;
         }
         if text.contains('\0') {
-            errors.push(self.pointer(name), NUL);
+            errors.push(self.pointer(name), CONTAINS_NUL);
             return None;
         }
         Some(text)
@@ -210,32 +202,21 @@ impl<'a> Object<'a> {
         Object::parse(value.get(), &self.pointer(name), errors)
     }
 
-    /// Takes an optional object of at most `max` bytes that is stored without interpretation.
-    ///
-    /// Refuses what two parsers may read differently (a duplicate name at any depth) and U+0000, which
-    /// Postgres cannot store.
+    /// Takes an optional object of at most `max` bytes that is stored without interpretation; see
+    /// [`check_storable`].
     pub(crate) fn free_form(
         &mut self,
         name: &'static str,
         max: usize,
         errors: &mut FieldErrors,
     ) -> Option<serde_json::Value> {
-        let text = self.raw(name)?.get();
-        if !text.starts_with('{') || text.len() > max {
+        let value = self.peek(name);
+        if value.is_some_and(|text| !text.starts_with('{') || text.len() > max) {
+            self.raw(name);
             errors.push(self.pointer(name), format!("must be a JSON object of at most {max} bytes"));
             return None;
         }
-        if let Err(refused) = CanonicalForm::parse(text.as_bytes()) {
-            errors.push(self.pointer(name), refused.to_string());
-            return None;
-        }
-        if text.contains("\\u0000") {
-            errors.push(self.pointer(name), NUL);
-            return None;
-        }
-        serde_json::from_str(text)
-            .map_err(|error| errors.push(self.pointer(name), strip_position(&error)))
-            .ok()
+        self.json(name, errors)
     }
 
     /// Takes an optional list: pointer and text of each element. Empty if the field is absent.
@@ -291,7 +272,19 @@ impl<'a> Object<'a> {
     }
 }
 
-const NUL: &str = "must not contain U+0000, which the database cannot store";
+/// Refuses a JSON text that two parsers may read differently (for example a duplicate name at any depth, of which
+/// `jsonb` would keep the last), and one that contains U+0000, which Postgres cannot store.
+pub(crate) fn check_storable(text: &str, pointer: &str, errors: &mut FieldErrors) -> Option<()> {
+    if let Err(refused) = CanonicalForm::parse(text.as_bytes()) {
+        errors.push(pointer, refused.to_string());
+        return None;
+    }
+    if text.contains("\\u0000") {
+        errors.push(pointer, CONTAINS_NUL);
+        return None;
+    }
+    Some(())
+}
 
 /// Returns serde_json's message without line and column, which are relative to the field.
 fn strip_position(error: &serde_json::Error) -> String {

@@ -11,6 +11,9 @@ pub struct FieldError {
     pub detail: String,
 }
 
+/// Detail of an error about U+0000 in a string.
+pub(crate) const CONTAINS_NUL: &str = "must not contain U+0000, which the database cannot store";
+
 impl FieldError {
     /// Creates an error at `pointer` (RFC 6901).
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {

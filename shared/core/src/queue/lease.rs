@@ -5,7 +5,7 @@
 pub struct LeaseTerms {
     /// Time after the last heartbeat until the lease expires.
     pub ttl_s: i32,
-    /// Interval at which runners are asked to send heartbeats.
+    /// Interval at which runners should send heartbeats.
     pub heartbeat_interval_s: i32,
 }
 

@@ -48,12 +48,12 @@ impl PublicKey {
     }
 
     /// Parses base64 of the 32 raw bytes, the harness's format.
-    pub fn from_base64(text: &str) -> Result<Self, KeyRefused> {
+    pub(crate) fn from_base64(text: &str) -> Result<Self, KeyRefused> {
         Self::from_bytes(&STANDARD.decode(text).map_err(|_| KeyRefused::Unreadable)?)
     }
 
     /// Parses the `x` of a JWK (RFC 8037, section 2): base64url without padding.
-    pub fn from_jwk_x(text: &str) -> Result<Self, KeyRefused> {
+    pub(crate) fn from_jwk_x(text: &str) -> Result<Self, KeyRefused> {
         Self::from_bytes(&URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyRefused::Unreadable)?)
     }
 

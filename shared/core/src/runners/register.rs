@@ -81,7 +81,8 @@ impl Registration {
     }
 }
 
-/// Returns whether a terminal obeys the character instead of showing it. Logs and tools print runner ids.
+/// Returns whether a terminal would interpret the character instead of displaying it. Logs and command-line tools
+/// print runner ids.
 fn is_terminal_command(character: char) -> bool {
     character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,9 +1,8 @@
-//! Enqueueing a run. What its rows require of a runner is computed once, here, and stored as their lane.
+//! Enqueueing a run. The requirements of its rows are computed once, here, and stored as their lane.
 
-use crate::document::Object;
+use crate::document::{Object, check_storable};
 use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors, quote};
-use crate::results::canonical_json::CanonicalForm;
 use crate::runners::runner::Admin;
 use crate::runs::model::NewModel;
 use serde::Serialize;
@@ -232,14 +231,7 @@ fn read_document(
         errors.push(object.pointer(name), format!("must be {kind}"));
         return None;
     }
-    if let Err(refused) = CanonicalForm::parse(value.get().as_bytes()) {
-        errors.push(object.pointer(name), refused.to_string());
-        return None;
-    }
-    if value.get().contains("\\u0000") {
-        errors.push(object.pointer(name), "must not contain U+0000, which the database cannot store");
-        return None;
-    }
+    check_storable(value.get(), &object.pointer(name), errors)?;
     Some(value.to_owned())
 }
 

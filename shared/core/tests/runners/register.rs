@@ -120,7 +120,7 @@ async fn a_spent_proof_is_kept_longer_than_it_could_be_accepted() {
 async fn unknown_revoked_expired_and_pinned_keys_get_the_same_error_and_an_audit_entry() {
     let database = Database::create().await;
     let client = database.client().await;
-    // A key each: the audit log takes one entry an hour for a key.
+    // One key per case, because the audit log records at most one refusal an hour per key.
     for (name, change) in [
         ("unknown", None),
         ("expired", Some("expires_at = now()")),

@@ -9,7 +9,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{FailureCode, RunStatus};
-use crate::field_error::{FieldErrors, quote};
+use crate::field_error::{CONTAINS_NUL, FieldErrors, quote};
 
 /// The non-negative range of PostgreSQL's `integer`.
 pub(super) const DATABASE_INTEGER: RangeInclusive<f64> = 0.0..=i32::MAX as f64;
@@ -104,7 +104,7 @@ pub(super) fn text(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -> Option
 pub(super) fn storable_text(raw: Raw<'_>, at: At<'_>, errors: &mut FieldErrors) -> Option<String> {
     let text = text(raw, at, errors)?;
     if text.contains('\0') {
-        errors.push(at.pointer(), "must not contain U+0000, which the database cannot store");
+        errors.push(at.pointer(), CONTAINS_NUL);
     }
     Some(text)
 }

@@ -30,7 +30,7 @@ use members::{At, Raw, each, object, required_object, required_text, status};
 use records::read_records;
 use scores::{compare_scores, push_difference, read_model_scores, score_models};
 
-/// A valid result of one run. Only [`RunResult::parse`] and [`RunResult::from_canonical`] create one.
+/// A valid result of one run. Only [`RunResult::parse`] and the submit create one.
 #[derive(Debug)]
 pub struct RunResult {
     run_id: String,
@@ -63,7 +63,7 @@ impl RunResult {
     /// # Errors
     ///
     /// As [`RunResult::parse`].
-    pub fn from_canonical(text: CanonicalJson<'_>) -> Result<Self, Vec<FieldError>> {
+    pub(crate) fn from_canonical(text: CanonicalJson<'_>) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         match read_result(text.as_str(), &mut errors) {
             Some(result) if errors.is_empty() => Ok(result),
