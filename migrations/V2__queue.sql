@@ -273,7 +273,7 @@ CREATE TRIGGER audit_log_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON a
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only();
 
 -- submit.sql finds rows of these tables by value, or creates them.
-CREATE INDEX system_hardware_found_idx ON system_hardware (cpu_model);
-CREATE INDEX system_software_found_idx ON system_software (os_name, os_version);
-CREATE INDEX gpu_hardware_found_idx ON gpu_hardware (gpu_model);
-CREATE INDEX prompts_found_idx ON prompts (file_path, git_commit_hash);
+CREATE INDEX system_hardware_lookup_idx ON system_hardware (cpu_model);
+CREATE INDEX system_software_lookup_idx ON system_software (os_name, os_version);
+CREATE INDEX gpu_hardware_lookup_idx ON gpu_hardware (gpu_model);
+CREATE INDEX prompts_lookup_idx ON prompts (file_path, git_commit_hash);

@@ -9,7 +9,7 @@ mod publication;
 mod tests;
 mod trusted_root;
 
-use bakeoff_core::audit::submission_refused;
+use bakeoff_core::audit::record_refused_submission;
 use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, submit, verify_envelope};
 use bakeoff_core::runners::allowlist::check_runner;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
@@ -34,7 +34,7 @@ async fn answer(app: &App, request: Request) -> Result {
     let service = app.public_url(&request)?;
     let outcome = accept(app, &service, &client, &runner, run_id, &submitted).await;
     if let Err(Refusal::Operation(error)) = &outcome {
-        submission_refused(&client, &runner, run_id, error).await?;
+        record_refused_submission(&client, &runner, run_id, error).await?;
     }
     let accepted = outcome?;
     let status = if accepted.new { 201 } else { 200 };

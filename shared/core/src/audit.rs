@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// Writes an audit entry if a submission was refused for a reason that may indicate an attack: an invalid
 /// signature, a signer not on the allowlist, or another run's result. Other errors write nothing.
-pub async fn submission_refused(
+pub async fn record_refused_submission(
     client: &Client,
     runner: &AuthenticatedRunner,
     run_id: Uuid,

@@ -48,7 +48,7 @@ pub async fn apply(client: &mut Client) -> Result<Applied, Error> {
     applied
 }
 
-/// Whether [`apply`] was ever run on this database.
+/// Returns whether [`apply`] has ever run on this database.
 pub async fn has_history(client: &Client) -> Result<bool, Error> {
     let found = client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[]).await?;
     Ok(found.get(0))

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
-use bakeoff_core::audit::submission_refused;
+use bakeoff_core::audit::record_refused_submission;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture;
 use serde_json::Value;
@@ -37,7 +37,7 @@ async fn refusals_that_may_indicate_an_attack_are_recorded() {
         Error::KeyNotAllowed,
         Error::Invalid(Vec::new()),
     ] {
-        submission_refused(&client, &runner.authenticated, run_id, &error).await.unwrap();
+        record_refused_submission(&client, &runner.authenticated, run_id, &error).await.unwrap();
     }
     let lines =
         "SELECT action, actor, subject, detail FROM audit_log WHERE action LIKE 'submit.%' ORDER BY audit_id";

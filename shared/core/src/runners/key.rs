@@ -48,7 +48,7 @@ impl PublicKey {
     }
 
     /// Parses base64 of the 32 raw bytes, the harness's format.
-    pub(crate) fn from_base64(text: &str) -> Result<Self, KeyRefused> {
+    pub fn from_base64(text: &str) -> Result<Self, KeyRefused> {
         Self::from_bytes(&STANDARD.decode(text).map_err(|_| KeyRefused::Unreadable)?)
     }
 

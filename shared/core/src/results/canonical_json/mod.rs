@@ -158,7 +158,7 @@ impl<'a> CanonicalJson<'a> {
     /// # Errors
     ///
     /// As [`CanonicalForm::parse`].
-    pub(crate) fn parse_with_sha256(text: &'a str) -> Result<(Self, [u8; 32]), NotCanonical> {
+    pub fn parse_with_sha256(text: &'a str) -> Result<(Self, [u8; 32]), NotCanonical> {
         let form = CanonicalForm::parse(text.as_bytes())?;
         Ok((Self(text), form.sha256()))
     }

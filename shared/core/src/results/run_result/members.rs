@@ -56,7 +56,7 @@ pub(super) fn required_object<'a, T: Deserialize<'a>>(
 
 /// Calls `element` with each element of a required list and its pointer, and returns the list's length. Streams
 /// the elements, so that memory does not grow with the length.
-pub(super) fn each<'a>(
+pub(super) fn for_each_element<'a>(
     list: Raw<'a>,
     pointer: &str,
     errors: &mut FieldErrors,

@@ -26,7 +26,7 @@ use crate::field_error::{FieldError, FieldErrors, quote};
 use crate::results::canonical_json::CanonicalJson;
 
 use hardware::read_hardware;
-use members::{At, Raw, each, object, required_object, required_text, status};
+use members::{At, Raw, for_each_element, object, required_object, required_text, status};
 use records::read_records;
 use scores::{compare_scores, push_difference, read_model_scores, score_models};
 
@@ -251,7 +251,7 @@ fn read_ids(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldErrors) 
     }
     let mut ids = Vec::new();
     let mut unique = HashSet::new();
-    let length = each(list, pointer, errors, |entry, pointer, errors| {
+    let length = for_each_element(list, pointer, errors, |entry, pointer, errors| {
         let Some(entry) = object::<Entry<'_>>(entry.get(), pointer, errors) else {
             return;
         };

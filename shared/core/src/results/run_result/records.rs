@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::members::{
-    ANY_NUMBER, At, DATABASE_INTEGER, Raw, each, failure_code, number, object, required_text, text,
+    ANY_NUMBER, At, DATABASE_INTEGER, Raw, failure_code, for_each_element, number, object, required_text,
+    text,
 };
 use super::{Axes, FailureCode};
 use crate::field_error::{FieldErrors, quote};
@@ -55,7 +56,7 @@ pub(super) fn read_records(records: Raw<'_>, axes: &Axes<'_>, errors: &mut Field
         accepted.push(record);
     };
     if records.is_some() {
-        each(records, "/records", errors, &mut read_one);
+        for_each_element(records, "/records", errors, &mut read_one);
     }
     accepted
 }

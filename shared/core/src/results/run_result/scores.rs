@@ -6,7 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::members::{ANY_NUMBER, At, Raw, each, failure_code, number, object, required_text, status};
+use super::members::{
+    ANY_NUMBER, At, Raw, failure_code, for_each_element, number, object, required_text, status,
+};
 use super::records::{Cell, Record, position};
 use super::{Axes, FailureCode, RunStatus};
 use crate::field_error::{FieldErrors, quote};
@@ -93,7 +95,7 @@ pub(super) fn read_model_scores(
     scores?;
     let mut stated = Vec::new();
     let mut models = HashSet::new();
-    each(scores, "/model_scores", errors, |score, pointer, errors| {
+    for_each_element(scores, "/model_scores", errors, |score, pointer, errors| {
         let Some(score) = read_model_score(score, axes, pointer, errors) else {
             return;
         };
