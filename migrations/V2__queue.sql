@@ -26,6 +26,8 @@ ALTER TABLE run_queue
     -- deleted.
     ADD COLUMN lane_id          integer NOT NULL DEFAULT 0 REFERENCES queue_lanes (lane_id),
     ADD COLUMN claim_id         uuid,
+    -- Unguessable, and told to the claim's holder only: it binds a signed result to the claim.
+    ADD COLUMN claim_nonce      uuid,
     ADD COLUMN lease_expires_at timestamptz,
     ADD COLUMN max_runtime_s    integer CHECK (max_runtime_s > 0),
     ADD COLUMN progress         jsonb;
@@ -142,7 +144,9 @@ CREATE TABLE past_claims (
     queue_id  uuid NOT NULL REFERENCES run_queue (queue_id) ON DELETE CASCADE,
     runner_id text NOT NULL,
     ended_at  timestamptz NOT NULL DEFAULT now(),
-    ended_by  text NOT NULL CHECK (ended_by IN ('lapsed', 'released', 'failed', 'revoked', 'superseded'))
+    ended_by  text NOT NULL CHECK (ended_by IN ('lapsed', 'released', 'failed', 'revoked', 'superseded')),
+    -- run_queue.claim_nonce of a claim whose late result is still accepted.
+    nonce     uuid
 );
 CREATE INDEX past_claims_queue_idx ON past_claims (queue_id);
 
@@ -164,7 +168,10 @@ ALTER TABLE runners
     ADD COLUMN key_id        text,
     ADD COLUMN vram_gb       double precision CHECK (vram_gb >= 0),
     ADD COLUMN quantizations text[],
-    ADD COLUMN labels        jsonb;
+    ADD COLUMN labels        jsonb,
+    -- Failed releases since the last accepted result or registration, and until when claims get no job for them.
+    ADD COLUMN failures_in_a_row   integer NOT NULL DEFAULT 0,
+    ADD COLUMN claims_paused_until timestamptz;
 CREATE INDEX runners_key_idx ON runners (key_id);
 
 -- Entries are revoked and never deleted, so that the history of who allowed which key is kept. Allowing a revoked
@@ -224,6 +231,8 @@ CREATE TABLE submissions (
     trust_root_sha256 bytea CHECK (octet_length(trust_root_sha256) = 32),
     run_status        text NOT NULL CHECK (run_status IN ('complete', 'incomplete', 'failed')),
     late              boolean NOT NULL,
+    -- Whether the signed result names its claim and the claim's nonce.
+    bound             boolean NOT NULL,
     metrics           json NOT NULL,
     -- JWS in compact serialization (RFC 7515, section 7.1), signed by the service's key.
     receipt           text NOT NULL,

@@ -4,12 +4,12 @@
 //! `409 claim_lost`, `claim_id_taken` · `422` all field errors of the body
 //!
 //! With `?explain=true`, a claim that finds no job returns `200` with the number of waiting jobs that fail
-//! each requirement.
+//! each requirement, and whether the runner's claims are paused because it failed several jobs in a row.
 
 #[cfg(test)]
 mod tests;
 
-use bakeoff_core::queue::claim::{ClaimRequest, claim};
+use bakeoff_core::queue::claim::{ClaimOutcome, ClaimRequest, claim};
 use bakeoff_core::queue::explain::explain;
 use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::problem::jittered_retry_after;
@@ -27,15 +27,20 @@ async fn answer(app: &App, request: Request) -> Result {
     let mut claim_request = parse_body(&body, ClaimRequest::parse)?;
     // Without an id, the retry after a lost database reply would claim a second job.
     claim_request.claim_id.get_or_insert(request.generated_id());
-    let reply = match claim(&client, &runner, app.config().lease, &claim_request).await? {
-        Some(job) => Reply::json(200, &job)?.metric(Metric::count("Claims")),
-        None if request.query("explain").as_deref() == Some("true") => {
-            Reply::json(200, &explain(&client, &runner, &claim_request).await?)?
-                .metric(Metric::count("EmptyClaims"))
+    let (retry_after, metric) = match claim(&client, &runner, app.config().lease, &claim_request).await? {
+        ClaimOutcome::Claimed(job) => {
+            let reply = Reply::json(200, &job)?.metric(Metric::count("Claims"));
+            return Ok(reply.caller(runner.runner_id()));
         }
-        None => Reply::empty(204)
-            .header("retry-after", jittered_retry_after(10, 20))
-            .metric(Metric::count("EmptyClaims")),
+        ClaimOutcome::NoJob => (jittered_retry_after(10, 20), "EmptyClaims"),
+        ClaimOutcome::Paused { retry_after_s } => {
+            (jittered_retry_after(retry_after_s, retry_after_s + retry_after_s / 4), "PausedClaims")
+        }
     };
+    let reply = match request.query("explain").as_deref() {
+        Some("true") => Reply::json(200, &explain(&client, &runner, &claim_request).await?)?,
+        _ => Reply::empty(204).header("retry-after", retry_after),
+    };
+    let reply = reply.metric(Metric::count(metric));
     Ok(reply.caller(runner.runner_id()))
 }

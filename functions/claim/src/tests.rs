@@ -28,6 +28,7 @@ async fn a_claim_returns_the_job() {
             "max_attempts",
             "model",
             "models",
+            "nonce",
             "priority",
             "prompts",
             "queue_id",
@@ -61,6 +62,22 @@ async fn a_claim_without_an_eligible_job_returns_204_with_retry_after() {
 }
 
 #[tokio::test]
+async fn claims_of_a_runner_that_fails_every_job_pause() {
+    let service = Service::start().await;
+    let token = service.register_runner().await;
+    service.enqueue_run().await;
+    let pause = "UPDATE runners SET failures_in_a_row = 5, claims_paused_until = now() + interval '1 minute'";
+    service.database.client().await.execute(pause, &[]).await.unwrap();
+    let answer = send(&service, &event(&token)).await;
+    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((59..=75).contains(&seconds), "{seconds}");
+    assert_eq!(answer.expect(204), Value::Null);
+    let explained = send(&service, &event(&token).query("explain=true")).await.expect(200);
+    assert_eq!((&explained["failures_in_a_row"], &explained["eligible"]), (&json!(5), &json!(1)));
+    assert!(explained["paused_until"].is_string());
+}
+
+#[tokio::test]
 async fn explain_counts_the_jobs_that_fail_each_requirement() {
     let service = Service::start().await;
     let token = service.register_runner().await;
@@ -70,7 +87,10 @@ async fn explain_counts_the_jobs_that_fail_each_requirement() {
     let explanation = send(&service, &explain(too_small)).await.expect(200);
     assert_eq!(
         explanation,
-        json!({ "vram": 1, "quantization": 0, "deferred": 0, "held_by_others": 0, "eligible": 0 })
+        json!({
+            "vram": 1, "quantization": 0, "deferred": 0, "held_by_others": 0, "eligible": 0,
+            "failures_in_a_row": 0, "paused_until": null,
+        })
     );
 
     // With an eligible job, `explain=true` claims it as usual.

@@ -2,7 +2,7 @@
 //!
 //! `201` the receipt · `200` the same receipt, if the result was accepted before · `403 key_not_allowed`,
 //! `signer_not_allowed` · `409 claim_lost`, `run_finished` · `413 body_too_large` · `422 signature_invalid`,
-//! `run_mismatch`, or all field errors of the body
+//! `run_mismatch`, `binding_invalid`, or all field errors of the body
 
 mod publication;
 #[cfg(test)]
@@ -10,7 +10,7 @@ mod tests;
 mod trusted_root;
 
 use bakeoff_core::audit::record_refused_submission;
-use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, submit, verify_envelope};
+use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, SubmitTerms, submit, verify_envelope};
 use bakeoff_core::runners::allowlist::check_runner;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::app::parse_body;
@@ -61,5 +61,7 @@ async fn accept(
         }
     };
     let keys = app.signing_keys().await?;
-    Ok(submit(client, &keys, service, runner, run_id, submitted.claim_id, &verified).await?)
+    let require_bound = app.config().require_bound_results;
+    let terms = SubmitTerms { keys: &keys, service, require_bound };
+    Ok(submit(client, terms, runner, run_id, submitted.claim_id, &verified).await?)
 }

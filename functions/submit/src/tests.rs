@@ -1,5 +1,5 @@
 use super::answer;
-use bakeoff_testkit::event::{Answer, Event, Service, members};
+use bakeoff_testkit::event::{Answer, Event, Service, app, members};
 use serde_json::json;
 
 async fn send(service: &Service, event: &Event) -> Answer {
@@ -21,7 +21,18 @@ async fn a_signed_result_completes_the_row() {
     let receipt = send(&service, &event.clone().gzip()).await.expect(201);
     assert_eq!(
         members(&receipt),
-        ["late", "metrics", "queue_id", "receipt", "run_id", "sha256", "signer", "status", "submission_id"]
+        [
+            "bound",
+            "late",
+            "metrics",
+            "queue_id",
+            "receipt",
+            "run_id",
+            "sha256",
+            "signer",
+            "status",
+            "submission_id"
+        ]
     );
     assert_eq!((&receipt["status"], &receipt["late"]), (&json!("COMPLETE"), &json!(false)));
     assert_eq!(receipt["sha256"], event.body_json()["envelope"]["sig"]["sha256"]);
@@ -30,6 +41,20 @@ async fn a_signed_result_completes_the_row() {
     // The runner repeats the submission and gets the same receipt.
     assert_eq!(send(&service, &event).await.expect(200), receipt);
     assert_eq!(rows(&service, "submissions").await, 1);
+}
+
+#[tokio::test]
+async fn a_service_that_requires_bound_results_refuses_others() {
+    let (service, event) = with_claim().await;
+    let demanding = app(&[
+        ("PUBLIC_URL", bakeoff_testkit::event::SERVICE),
+        ("SIGNING_KEYS_FILE", service.keys_file()),
+        ("DATABASE_URL", service.database.url()),
+        ("REQUIRE_BOUND_RESULTS", "true"),
+    ]);
+    bakeoff_testkit::event::serve(&demanding, super::answer, &event).await.problem(422, "binding_invalid");
+    assert_eq!(rows(&service, "submissions").await, 0);
+    assert_eq!(send(&service, &event).await.expect(201)["bound"], false);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 /// Writes an audit entry if a submission was refused for a reason that may indicate an attack: an invalid
-/// signature, a signer not on the allowlist, or another run's result. Other errors write nothing.
+/// signature, a signer not on the allowlist, another run's result, or another claim's. Other errors write nothing.
 pub async fn record_refused_submission(
     client: &Client,
     runner: &AuthenticatedRunner,
@@ -19,6 +19,7 @@ pub async fn record_refused_submission(
         Error::SignatureInvalid(_) => "submit.signature_invalid",
         Error::SignerNotAllowed(_) => "submit.signer_not_allowed",
         Error::RunMismatch { .. } => "submit.run_mismatch",
+        Error::BindingInvalid(_) => "submit.binding_invalid",
         _ => return Ok(()),
     };
     client

@@ -71,6 +71,9 @@ pub enum Error {
     /// The signature verifies, but its signer is not on the allowlist.
     #[error("the signer is not on the allowlist: {0}")]
     SignerNotAllowed(String),
+    /// The signed result names another claim than the one it is submitted under, or none although it must.
+    #[error("the signed `config.queue` does not bind the result to this claim: {0}")]
+    BindingInvalid(&'static str),
     /// The signed result belongs to another run.
     #[error("the signed result belongs to run {signed}; submit it to that run")]
     RunMismatch {

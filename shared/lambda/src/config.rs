@@ -26,6 +26,8 @@ pub struct Config {
     /// Source of the keys that verify, for a function without signing keys: the secret
     /// `VERIFYING_KEYS_SECRET_ARN`.
     pub verifying_keys: KeySource,
+    /// Whether a result must be bound to its claim: `REQUIRE_BOUND_RESULTS`, `true` or `false`, the default.
+    pub require_bound_results: bool,
     /// Source of the trusted root for keyless bundles.
     pub trusted_root: TrustedRootSource,
 }
@@ -113,6 +115,12 @@ impl Config {
                 (None, None) => KeySource::None,
             },
             verifying_keys: variable("VERIFYING_KEYS_SECRET_ARN").map_or(KeySource::None, KeySource::Secret),
+            require_bound_results: parse_variable(
+                variable,
+                "REQUIRE_BOUND_RESULTS",
+                false,
+                "must be true or false",
+            )?,
             trusted_root: match (variable("TRUSTED_ROOT_FILE"), variable("TRUSTED_ROOT_SECRET_ARN")) {
                 (Some(file), _) => TrustedRootSource::File(file),
                 (None, Some(secret)) => TrustedRootSource::Secret(secret),

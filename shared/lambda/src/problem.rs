@@ -87,6 +87,9 @@ impl Refusal {
                 Error::RunMismatch { .. } => {
                     (422, "run_mismatch", "The signed result belongs to another run")
                 }
+                Error::BindingInvalid(_) => {
+                    (422, "binding_invalid", "The signed result is not bound to this claim")
+                }
                 Error::Database(error) if is_transient(error) => UNAVAILABLE,
                 Error::Database(_) | Error::Internal(_) => INTERNAL,
             },

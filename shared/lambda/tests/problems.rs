@@ -36,6 +36,7 @@ fn name(refusal: &Refusal) -> &'static str {
             Error::SignatureInvalid(_) => "SignatureInvalid",
             Error::SignerNotAllowed(_) => "SignerNotAllowed",
             Error::RunMismatch { .. } => "RunMismatch",
+            Error::BindingInvalid(_) => "BindingInvalid",
             Error::Database(_) => "Database",
             Error::Internal(_) => "Internal",
         },
@@ -74,6 +75,7 @@ fn refusals() -> Vec<Refusal> {
         Error::SignatureInvalid("the signature".into()),
         Error::SignerNotAllowed("an unlisted signer".into()),
         Error::RunMismatch { signed: "another".into() },
+        Error::BindingInvalid("its `nonce` is not the claim's"),
         Error::Internal("secret".into()),
     ];
     let others = [

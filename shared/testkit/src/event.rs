@@ -333,7 +333,7 @@ impl Service {
         let request = ClaimRequest::parse(Event::sample("claim").body_text()).expect("a sample claim");
         let terms = self.app.config().lease;
         let job = claim(&self.database.client().await, &runner, terms, &request).await;
-        job.expect("the runner is allowed").expect("a job is eligible");
+        job.expect("the runner is allowed").job().expect("a job is eligible");
     }
 
     /// Cancels the run of `events/`.

@@ -6,7 +6,7 @@
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
 use bakeoff_core::queue::lease::LeaseTerms;
 use bakeoff_core::results::canonical_json::CanonicalForm;
-use bakeoff_core::results::submit::{Accepted, submit, verify_envelope};
+use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit, verify_envelope};
 use bakeoff_core::runners::allowlist::{self, NewEntry};
 use bakeoff_core::runners::key::PublicKey;
 use bakeoff_core::runners::proof::ProvenKey;
@@ -205,6 +205,7 @@ pub async fn claim_next(client: &Client, runner: &Runner) -> Job {
     claim(client, &runner.authenticated, TERMS, &ClaimRequest::default())
         .await
         .expect("the claim is accepted")
+        .job()
         .expect("a job is eligible")
 }
 
@@ -311,7 +312,8 @@ pub async fn submit_result(
     let envelope = envelope(&runner.machine, result);
     let verified = verify_envelope(&runner.authenticated, &envelope)?;
     let keys = service_keys();
-    submit(client, &keys, SERVICE, &runner.authenticated, job.run_id, job.claim_id, &verified).await
+    let terms = SubmitTerms { keys: &keys, service: SERVICE, require_bound: false };
+    submit(client, terms, &runner.authenticated, job.run_id, job.claim_id, &verified).await
 }
 
 /// Creates a JWS in compact serialization (RFC 7515 section 7.1) with this header and these claims, signed

@@ -90,6 +90,7 @@ impl Connection {
         claim(&self.client, &self.runner.authenticated, TERMS, &ClaimRequest::default())
             .await
             .expect("the claim is answered")
+            .job()
     }
 
     async fn cycle(&self) -> bool {

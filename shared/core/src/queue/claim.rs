@@ -34,6 +34,8 @@ pub struct Job {
     pub queue_id: Uuid,
     /// Names the claim in everything that follows.
     pub claim_id: Uuid,
+    /// Known to the claim's holder only: a signed result that holds it was computed under this claim.
+    pub nonce: Uuid,
     /// Which try this is, from 1.
     pub attempt: i32,
     /// How often a failed attempt is tried again.
@@ -63,6 +65,30 @@ pub struct Job {
     pub unknown_quantizations: Vec<String>,
 }
 
+/// What a claim brings.
+#[derive(Clone, Debug)]
+pub enum ClaimOutcome {
+    /// A job.
+    Claimed(Box<Job>),
+    /// No job is eligible.
+    NoJob,
+    /// The runner failed several jobs in a row: it gets none for a while.
+    Paused {
+        /// For how long, in seconds.
+        retry_after_s: u64,
+    },
+}
+
+impl ClaimOutcome {
+    /// Returns the job, if there is one.
+    pub fn job(self) -> Option<Job> {
+        match self {
+            Self::Claimed(job) => Some(*job),
+            Self::NoJob | Self::Paused { .. } => None,
+        }
+    }
+}
+
 impl ClaimRequest {
     /// Reads the request's body; every fault is listed.
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
@@ -79,8 +105,7 @@ impl ClaimRequest {
     }
 }
 
-/// Claims the best job that the runner can serve: lowest priority, then oldest. `None` when there is
-/// none.
+/// Claims the best job that the runner can serve: lowest priority, then oldest.
 ///
 /// Refused: [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] when the claim id was used before and is not
 /// live, [`Error::ClaimIdTaken`] when it is another runner's.
@@ -89,7 +114,7 @@ pub async fn claim(
     runner: &AuthenticatedRunner,
     terms: LeaseTerms,
     request: &ClaimRequest,
-) -> Result<Option<Job>, Error> {
+) -> Result<ClaimOutcome, Error> {
     let capabilities = request.capabilities.as_ref();
     let row = client
         .query_typed_one(
@@ -105,8 +130,12 @@ pub async fn claim(
         )
         .await?;
     match row.get("outcome") {
-        "claimed" => Ok(Some(Job::from_row(&row, terms)?)),
-        "empty" => Ok(None),
+        "claimed" => Ok(ClaimOutcome::Claimed(Box::new(Job::from_row(&row, terms)?))),
+        "empty" => Ok(ClaimOutcome::NoJob),
+        "paused" => {
+            let seconds: i32 = row.try_get("paused_s")?;
+            Ok(ClaimOutcome::Paused { retry_after_s: u64::try_from(seconds).unwrap_or_default() })
+        }
         "key_not_allowed" => Err(Error::KeyNotAllowed),
         "claim_lost" => Err(Error::ClaimLost),
         "claim_id_taken" => Err(Error::ClaimIdTaken),
@@ -120,6 +149,7 @@ impl Job {
             run_id: row.try_get("run_id")?,
             queue_id: row.try_get("queue_id")?,
             claim_id: row.try_get("claim_id")?,
+            nonce: row.try_get("nonce")?,
             attempt: row.try_get("attempt")?,
             max_attempts: row.try_get("max_attempts")?,
             priority: row.try_get("priority")?,

@@ -13,16 +13,18 @@ CREATE OR REPLACE FUNCTION queue_claim(
     p_vram_gb       double precision, -- null: as registered
     p_quantizations text[],           -- null: as registered
     p_lease_s       integer,
-    OUT outcome               text,   -- claimed, empty, key_not_allowed, claim_lost, claim_id_taken
+    OUT outcome               text,   -- claimed, empty, paused, key_not_allowed, claim_lost, claim_id_taken
     OUT server_time           timestamptz,
     OUT run_id                uuid,
     OUT queue_id              uuid,
     OUT claim_id              uuid,
+    OUT nonce                 uuid,
     OUT attempt               integer,
     OUT max_attempts          integer,
     OUT priority              integer,
     OUT lease_expires_at      timestamptz,
     OUT unknown_quantizations text[],
+    OUT paused_s              integer, -- with paused: seconds until claims get jobs again
     OUT model                 json,
     OUT models                json,
     OUT prompts               json,
@@ -57,6 +59,7 @@ BEGIN
                    ARRAY(SELECT m.quantization_id FROM quantization_methods m
                           WHERE m.name = ANY (coalesce(p_quantizations, r.quantizations))
                           ORDER BY m.quantization_id) AS quantization_ids,
+                   ceil(extract(epoch FROM r.claims_paused_until - now()))::integer AS paused_s,
                    r.status = 'ACTIVE' AND r.last_heartbeat >= now() - interval '15 s' AS recently_seen,
                    EXISTS (SELECT FROM run_queue q
                             WHERE q.status = 'PENDING' AND q.retry_after IS NOT NULL
@@ -89,7 +92,7 @@ BEGIN
         -- The same request sent twice at the same time must not claim two rows.
         PERFORM pg_advisory_xact_lock(hashtextextended(p_claim_id::text, 0));
         SELECT q.claimed_by, q.status, q.run_id, q.queue_id, q.claim_id, q.attempt_count, q.max_attempts,
-               q.priority, q.lease_expires_at, q.prompt_id
+               q.priority, q.lease_expires_at, q.prompt_id, q.claim_nonce
           INTO v_row
           FROM run_queue q
          WHERE q.claim_id = p_claim_id;
@@ -114,6 +117,11 @@ BEGIN
         -- Skips the update if the runner was seen in the last 15 s: an idle poll should not write.
         IF v_fit.recently_seen IS NOT TRUE THEN
             UPDATE runners r SET last_heartbeat = now(), status = 'ACTIVE' WHERE r.runner_id = p_runner_id;
+        END IF;
+        IF v_fit.paused_s > 0 THEN -- After failed releases in a row (release.sql); null: not paused.
+            outcome := 'paused';
+            paused_s := v_fit.paused_s;
+            RETURN;
         END IF;
 
         -- Makes rows ready whose retry_after has passed: 4 at most, because the claim pays for them (16 cost
@@ -204,11 +212,11 @@ BEGIN
 
         UPDATE run_queue q
            SET status = 'CLAIMED', claimed_by = p_runner_id, claimed_at = now(), started_at = NULL,
-               claim_id = coalesce(p_claim_id, gen_random_uuid()),
+               claim_id = coalesce(p_claim_id, gen_random_uuid()), claim_nonce = gen_random_uuid(),
                lease_expires_at = now() + make_interval(secs => p_lease_s), updated_at = now()
          WHERE q.ctid = v_row.tid
         RETURNING q.run_id, q.queue_id, q.claim_id, q.attempt_count, q.max_attempts, q.priority,
-                  q.lease_expires_at, q.prompt_id
+                  q.lease_expires_at, q.prompt_id, q.claim_nonce
           INTO v_row;
         outcome := 'claimed';
     END IF;
@@ -216,6 +224,7 @@ BEGIN
     run_id := v_row.run_id;
     queue_id := v_row.queue_id;
     claim_id := v_row.claim_id;
+    nonce := v_row.claim_nonce;
     attempt := v_row.attempt_count + 1;
     max_attempts := v_row.max_attempts;
     priority := v_row.priority;

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::queue::claim::ClaimRequest;
 use crate::runners::runner::AuthenticatedRunner;
 use serde::Serialize;
+use time::OffsetDateTime;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -22,6 +23,11 @@ pub struct Explanation {
     pub held_by_others: i64,
     /// Ready rows the runner could claim now; they may have become ready after the claim found none.
     pub eligible: i64,
+    /// The runner's failed releases since its last accepted result or registration.
+    pub failures_in_a_row: i32,
+    /// Until when the runner's claims get no job because of them; null if they are not paused.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub paused_until: Option<OffsetDateTime>,
 }
 
 /// Counts the rows that the runner cannot claim, by reason. Uses the capabilities of the request, or those
@@ -58,5 +64,7 @@ pub async fn explain(
         deferred: row.try_get("deferred")?,
         held_by_others: row.try_get("held_by_others")?,
         eligible: row.try_get("eligible")?,
+        failures_in_a_row: row.try_get("failures_in_a_row")?,
+        paused_until: row.try_get("paused_until")?,
     })
 }

@@ -1,7 +1,8 @@
 -- Counts rows by the requirement that excludes them for a runner. Uses index-only counts per lane and takes no
 -- row locks, so claims are not delayed.
 WITH fit AS MATERIALIZED (
-    SELECT coalesce($3, r.vram_gb) AS vram_gb,
+    SELECT coalesce($3, r.vram_gb) AS vram_gb, r.failures_in_a_row,
+           CASE WHEN r.claims_paused_until > now() THEN r.claims_paused_until END AS paused_until,
            ARRAY(SELECT m.quantization_id FROM quantization_methods m
                   WHERE m.name = ANY (coalesce($4, r.quantizations))) AS quantization_ids
       FROM allowlist a
@@ -23,6 +24,7 @@ WITH fit AS MATERIALIZED (
       FROM ready JOIN lanes USING (lane_id)
 )
 SELECT EXISTS (SELECT FROM fit) AS allowed, counted.*,
+       (SELECT failures_in_a_row FROM fit), (SELECT paused_until FROM fit),
        (SELECT count(*) FROM run_queue q JOIN lanes USING (lane_id)
          WHERE q.status = 'PENDING' AND q.retry_after IS NOT NULL AND vram_fits AND quantization_fits) AS deferred,
        (SELECT count(*) FROM run_queue q JOIN lanes USING (lane_id)

@@ -53,6 +53,8 @@ pub struct QueueMetrics {
     pub live_claims: i64,
     /// PENDING rows that no runner with a heartbeat in the last 7 days could serve.
     pub unsatisfiable: i64,
+    /// Runners whose claims are paused, because they failed several jobs in a row.
+    pub failing_runners: i64,
 }
 
 /// Runs the reaper until all work is done, or until the batch during which `budget` runs out has finished.
@@ -98,6 +100,7 @@ pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Resul
         oldest_eligible_age_s: row.get("oldest_eligible_age_s"),
         live_claims: row.get("live_claims"),
         unsatisfiable: row.get("unsatisfiable"),
+        failing_runners: row.get("failing_runners"),
     };
     Ok(reaped)
 }

@@ -17,6 +17,7 @@ WITH served AS MATERIALIZED (
 SELECT coalesce(sum(p.rows), 0)::bigint AS depth,
        coalesce(extract(epoch FROM now() - min(p.eligible_since)), 0)::double precision AS oldest_eligible_age_s,
        (SELECT count(*) FROM run_queue WHERE status IN ('CLAIMED', 'IN_PROGRESS')) AS live_claims,
+       (SELECT count(*) FROM runners WHERE claims_paused_until > now()) AS failing_runners,
        coalesce(sum(p.rows) FILTER (
            WHERE NOT EXISTS (SELECT FROM served s
                               WHERE s.vram_gb >= l.required_vram_gb

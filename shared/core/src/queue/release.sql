@@ -23,6 +23,15 @@ WITH allowed AS (
        AND status IN ('CLAIMED', 'IN_PROGRESS')
        AND EXISTS (SELECT FROM allowed)
     RETURNING queue_id, status, attempt_count, retry_after
+), counted AS (
+    -- The fifth failure in a row pauses the runner's claims for a minute, each further one for twice as long, up to
+    -- an hour: a runner that fails every job fast would otherwise spend the attempts of the whole queue.
+    UPDATE runners
+       SET failures_in_a_row = failures_in_a_row + 1,
+           claims_paused_until = CASE WHEN failures_in_a_row >= 4
+                                      THEN now() + least(interval '1 minute' * 2 ^ least(failures_in_a_row - 4, 10),
+                                                         interval '1 hour') END
+     WHERE runner_id = $4 AND $5 IS NOT NULL AND EXISTS (SELECT FROM ended)
 ), archived AS (
     INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
     SELECT $2, queue_id, $4, CASE WHEN $5 IS NULL THEN 'released' ELSE 'failed' END FROM ended

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 const LOOKUP: &str = "SELECT * FROM queue_submit_lookup($1, $2, $3, $4, $5)";
 const SUBMIT: &str = "SELECT queue_submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-                      $16, $17, $18, $19, $20, $21, $22)";
+                      $16, $17, $18, $19, $20, $21, $22, $23)";
 /// How often a submit looks again when the row moved between its look and its write. Each time somebody
 /// else has made a step (reaped, claimed, cancelled), so this is plenty.
 const LOOKUPS_MAX: u32 = 5;
@@ -95,6 +95,17 @@ impl SignerKind {
     }
 }
 
+/// What the service demands of a result, and signs its receipt with.
+#[derive(Clone, Copy, Debug)]
+pub struct SubmitTerms<'a> {
+    /// The service's keys.
+    pub keys: &'a ServiceKeys,
+    /// The service's public URL, which receipts name as their issuer.
+    pub service: &'a str,
+    /// Whether a result must be bound to its claim.
+    pub require_bound: bool,
+}
+
 /// An accepted result, as it goes to the runner.
 #[derive(Clone, Debug, Serialize)]
 pub struct Accepted {
@@ -112,6 +123,8 @@ pub struct Accepted {
     pub signer: AcceptedSigner,
     /// Whether the claim's lease had lapsed.
     pub late: bool,
+    /// Whether the signed result holds the claim's nonce.
+    pub bound: bool,
     /// The rows of `run_model_metrics`.
     pub metrics: Box<RawValue>,
     /// A JWS by the service's key (compact serialization, RFC 7515 section 7.1).
@@ -225,8 +238,7 @@ impl<'a> VerifiedSubmission<'a> {
 /// [`Error::SignerNotAllowed`], [`Error::ClaimLost`], [`Error::RunFinished`].
 pub async fn submit(
     client: &Client,
-    keys: &ServiceKeys,
-    service: &str,
+    terms: SubmitTerms<'_>,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
     claim_id: Uuid,
@@ -239,7 +251,7 @@ pub async fn submit(
             ClaimState::AcceptedBefore(accepted) => return Ok(*accepted),
             ClaimState::AcceptableClaim(acceptable) => acceptable,
         };
-        let writing = Writing { keys, service, runner, run_id, claim_id, verified, result: &result };
+        let writing = Writing { terms, runner, run_id, claim_id, verified, result: &result };
         if let Some(accepted) = writing.write(client, &acceptable).await? {
             return Ok(accepted);
         }
@@ -256,6 +268,7 @@ enum ClaimState {
 /// A claim that may complete its row.
 struct AcceptableClaim {
     queue_id: Uuid,
+    nonce: Option<Uuid>,
     late: bool,
     server_time: OffsetDateTime,
     models: Vec<(String, Uuid)>,
@@ -298,6 +311,9 @@ impl ClaimState {
             return Err(Error::KeyNotAllowed);
         }
         if let Some(submission_id) = row.try_get::<_, Option<Uuid>>("submission_id")? {
+            if !row.try_get::<_, bool>("own")? {
+                return Err(Error::RunFinished("another runner submitted this result"));
+            }
             return Ok(Self::AcceptedBefore(Box::new(Accepted::before(
                 &row,
                 submission_id,
@@ -316,6 +332,7 @@ impl ClaimState {
         let prompts: Option<Json<Vec<JobPrompt>>> = row.try_get("prompts")?;
         Ok(Self::AcceptableClaim(AcceptableClaim {
             queue_id: row.try_get("queue_id")?,
+            nonce: row.try_get("nonce")?,
             late,
             server_time: row.try_get("server_time")?,
             // A row inserted by a foreign tool has no job: nothing says which database ids its result's
@@ -328,8 +345,7 @@ impl ClaimState {
 
 /// A submit about to be written.
 struct Writing<'a> {
-    keys: &'a ServiceKeys,
-    service: &'a str,
+    terms: SubmitTerms<'a>,
     runner: &'a AuthenticatedRunner,
     run_id: Uuid,
     claim_id: Uuid,
@@ -340,11 +356,13 @@ struct Writing<'a> {
 impl Writing<'_> {
     /// Writes it, or `None` if the row has moved since the look.
     async fn write(&self, client: &Client, acceptable: &AcceptableClaim) -> Result<Option<Accepted>, Error> {
+        let required = self.terms.require_bound;
+        let bound = self.result.binding().check(self.claim_id, acceptable.nonce, required)?;
         let metrics = model_metrics(self.result, &acceptable.models, &acceptable.prompts)
             .map_err(|errors| with_pointer_prefix("/result", errors))?;
         let hardware = hardware_metrics(self.result);
         let signer = &self.verified.signer;
-        let accepted = self.accepted(acceptable, &metrics)?;
+        let accepted = self.accepted(acceptable, bound, &metrics)?;
         let (names, contents): (Vec<&str>, Vec<&[u8]>) = self.verified.files.iter().copied().unzip();
         let written = client
             .query_typed_one(
@@ -356,6 +374,7 @@ impl Writing<'_> {
                     (&self.runner.runner_id(), Type::TEXT),
                     (&self.runner.key().key_id().as_str(), Type::TEXT),
                     (&acceptable.late, Type::BOOL),
+                    (&accepted.bound, Type::BOOL),
                     (&accepted.submission_id, Type::UUID),
                     (&self.verified.sha256.as_slice(), Type::BYTEA),
                     (&signer.kind.as_str(), Type::TEXT),
@@ -390,12 +409,17 @@ impl Writing<'_> {
         }
     }
 
-    fn accepted(&self, acceptable: &AcceptableClaim, metrics: &[ModelMetrics]) -> Result<Accepted, Error> {
+    fn accepted(
+        &self,
+        acceptable: &AcceptableClaim,
+        bound: bool,
+        metrics: &[ModelMetrics],
+    ) -> Result<Accepted, Error> {
         let signer = &self.verified.signer;
         let submission_id = Uuid::new_v4();
         let sha256 = hex(&self.verified.sha256);
-        let receipt = self.keys.receipt(&ReceiptClaims {
-            iss: self.service.to_owned(),
+        let receipt = self.terms.keys.receipt(&ReceiptClaims {
+            iss: self.terms.service.to_owned(),
             submission_id,
             run_id: self.run_id,
             queue_id: acceptable.queue_id,
@@ -405,6 +429,7 @@ impl Writing<'_> {
             signer_kind: signer.kind.as_str().to_owned(),
             signer: signer.name.clone(),
             late: acceptable.late,
+            bound,
             iat: acceptable.server_time.unix_timestamp(),
         })?;
         Ok(Accepted {
@@ -419,6 +444,7 @@ impl Writing<'_> {
                 issuer: signer.issuer.clone(),
             },
             late: acceptable.late,
+            bound,
             metrics: serde_json::value::to_raw_value(metrics)
                 .map_err(|error| Error::Internal(format!("metrics as JSON: {error}")))?,
             receipt,
@@ -442,6 +468,7 @@ impl Accepted {
                 issuer: row.try_get("signer_issuer")?,
             },
             late: row.try_get("late")?,
+            bound: row.try_get("bound")?,
             metrics,
             receipt: row.try_get("receipt")?,
             new: false,

@@ -6,7 +6,8 @@
 CREATE OR REPLACE FUNCTION queue_claim_state(p_run_id uuid, p_claim_id uuid, p_runner_id text)
 RETURNS TABLE (
     claim_state text, -- on_time, late, claim_lost, run_finished, cancelled
-    queue_id uuid
+    queue_id uuid,
+    nonce    uuid
 ) LANGUAGE sql STABLE AS $$
     SELECT CASE
                WHEN c.status = 'COMPLETE' THEN 'run_finished'
@@ -15,14 +16,14 @@ RETURNS TABLE (
                WHEN c.ended_by IN ('lapsed', 'revoked') THEN 'late'
                ELSE 'claim_lost'
            END,
-           c.queue_id
+           c.queue_id, c.nonce
       FROM (SELECT) AS always
       LEFT JOIN (
-        SELECT q.queue_id, q.status, NULL AS ended_by
+        SELECT q.queue_id, q.status, NULL AS ended_by, q.claim_nonce AS nonce
           FROM run_queue q
          WHERE q.claim_id = p_claim_id AND q.run_id = p_run_id AND q.claimed_by = p_runner_id
         UNION ALL
-        SELECT q.queue_id, q.status, p.ended_by
+        SELECT q.queue_id, q.status, p.ended_by, p.nonce
           FROM past_claims p JOIN run_queue q ON q.queue_id = p.queue_id
          WHERE p.claim_id = p_claim_id AND q.run_id = p_run_id AND p.runner_id = p_runner_id
       ) c ON true
@@ -40,6 +41,7 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
     OUT allowed            boolean,
     OUT claim_state           text,
     OUT queue_id           uuid,
+    OUT nonce              uuid,
     OUT models             json,
     OUT prompts            json,
     OUT submission_id      uuid, -- and what follows: of the result that was accepted before
@@ -47,7 +49,9 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
     OUT signer_kind        text,
     OUT signer             text,
     OUT signer_issuer      text,
+    OUT own                boolean, -- submitted by this runner
     OUT late               boolean,
+    OUT bound              boolean,
     OUT metrics            json,
     OUT receipt            text
 ) LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
@@ -56,10 +60,12 @@ BEGIN
     SELECT now(),
            EXISTS (SELECT FROM allowlist a
                     WHERE key_id = p_key_id AND kind = 'ed25519' AND allowlist_admits(a, p_runner_id)),
-           s.claim_state, s.queue_id, j.models, j.prompts,
-           b.submission_id, b.queue_id, b.signer_kind, b.signer, b.signer_issuer, b.late, b.metrics, b.receipt
-      INTO server_time, allowed, claim_state, queue_id, models, prompts,
-           submission_id, submitted_queue_id, signer_kind, signer, signer_issuer, late, metrics, receipt
+           s.claim_state, s.queue_id, s.nonce, j.models, j.prompts,
+           b.submission_id, b.queue_id, b.signer_kind, b.signer, b.signer_issuer, b.runner_id = p_runner_id,
+           b.late, b.bound, b.metrics, b.receipt
+      INTO server_time, allowed, claim_state, queue_id, nonce, models, prompts,
+           submission_id, submitted_queue_id, signer_kind, signer, signer_issuer, own,
+           late, bound, metrics, receipt
       FROM queue_claim_state(p_run_id, p_claim_id, p_runner_id) s
       LEFT JOIN queue_jobs j ON j.queue_id = s.queue_id
       LEFT JOIN submissions b ON b.run_id = p_run_id AND b.sha256 = p_sha256;
@@ -76,6 +82,7 @@ CREATE OR REPLACE FUNCTION queue_submit(
     p_runner_id         text,
     p_key_id            text,
     p_late              boolean,
+    p_bound             boolean,
     p_submission_id     uuid,
     p_sha256            bytea,
     p_signer_kind       text,
@@ -137,11 +144,11 @@ BEGIN
      WHERE q.queue_id = p_queue_id;
 
     INSERT INTO submissions (submission_id, queue_id, run_id, claim_id, runner_id, sha256, signer_kind, signer,
-                             signer_issuer, verified_times, trust_root_sha256, run_status, late, metrics,
-                             receipt, submitted_at)
+                             signer_issuer, verified_times, trust_root_sha256, run_status, late, bound,
+                             metrics, receipt, submitted_at)
     VALUES (p_submission_id, p_queue_id, p_run_id, p_claim_id, p_runner_id, p_sha256, p_signer_kind, p_signer,
-            p_signer_issuer, p_verified_times, p_trust_root_sha256, p_run_status, p_late, p_metrics,
-            p_receipt, p_submitted_at);
+            p_signer_issuer, p_verified_times, p_trust_root_sha256, p_run_status, p_late, p_bound,
+            p_metrics, p_receipt, p_submitted_at);
     INSERT INTO submission_files (submission_id, name, content)
     SELECT p_submission_id, f.name, f.content FROM unnest(p_file_names, p_file_contents) AS f(name, content);
 
@@ -164,6 +171,9 @@ BEGIN
                           ORDER BY array_position(ARRAY['failed', 'incomplete', 'complete'], s.run_status)
                           LIMIT 1)
      WHERE r.run_id = p_run_id;
+    -- A success ends the pause of a runner that failed before (release.sql).
+    UPDATE runners r SET failures_in_a_row = 0, claims_paused_until = NULL
+     WHERE r.runner_id = p_runner_id AND r.failures_in_a_row > 0;
     RETURN 'accepted';
 END $$;
 

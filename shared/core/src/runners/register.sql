@@ -22,7 +22,8 @@ WITH fresh AS (
            effective_user = excluded.effective_user,
            description = coalesce(excluded.description, r.description),
            vram_gb = excluded.vram_gb, quantizations = excluded.quantizations, labels = excluded.labels,
-           status = 'ACTIVE', started_at = now(), last_heartbeat = now()
+           status = 'ACTIVE', started_at = now(), last_heartbeat = now(),
+           failures_in_a_row = 0, claims_paused_until = NULL
      -- A runner_id belongs to the first key that registered it.
      WHERE r.public_key = excluded.public_key
     RETURNING 1

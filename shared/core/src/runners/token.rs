@@ -118,6 +118,8 @@ pub struct ReceiptClaims {
     pub signer: String,
     /// Whether the claim had lapsed before the submit.
     pub late: bool,
+    /// Whether the signed result holds the claim's nonce.
+    pub bound: bool,
     /// When the service accepted the result, in seconds since 1970.
     pub iat: i64,
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 async fn ask(client: &Client, runner: &Runner, body: Value) -> Result<Option<Job>, Error> {
     let request = ClaimRequest::parse(&body.to_string()).unwrap();
-    claim(client, &runner.authenticated, TERMS, &request).await
+    Ok(claim(client, &runner.authenticated, TERMS, &request).await?.job())
 }
 
 async fn next(client: &Client, runner: &Runner) -> Option<Job> {

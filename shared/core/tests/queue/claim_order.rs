@@ -73,8 +73,11 @@ async fn rows_of_one_time_hide_none_of_another_lane() {
             3 => advance_cursors(&client).await,
             _ => {}
         }
-        let job =
-            claim(&client, &small.authenticated, TERMS, &ClaimRequest::default()).await.unwrap().unwrap();
+        let job = claim(&client, &small.authenticated, TERMS, &ClaimRequest::default())
+            .await
+            .unwrap()
+            .job()
+            .unwrap();
         let lane = "SELECT lane_id FROM run_queue WHERE queue_id = $1 AND priority = 1";
         lanes_in_order.push(client.query_one(lane, &[&job.queue_id]).await.unwrap().get::<_, i32>(0));
         if left % 50 == 0 {
@@ -145,7 +148,7 @@ async fn every_claim_takes_what_a_sort_of_all_rows_finds_first() {
             .unwrap()
             .map(|row| row.get::<_, Uuid>(0));
         let request = ClaimRequest { claim_id: None, capabilities: Some(capabilities) };
-        let job = claim(&client, &runner.authenticated, TERMS, &request).await.unwrap();
+        let job = claim(&client, &runner.authenticated, TERMS, &request).await.unwrap().job();
         assert_eq!(job.as_ref().map(|job| job.queue_id), best, "{request:?}");
         found += usize::from(job.is_some());
         disturb(&client, &runner, seed, job.map(|job| (job.run_id, job.claim_id))).await;
@@ -250,7 +253,7 @@ async fn claim_until_empty(client: &Client, runner: &Runner, enqueueing: &Atomic
     let mut kept = Vec::new();
     for turn in 1.. {
         let last = !enqueueing.load(Ordering::Relaxed);
-        let job = claim(client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap();
+        let job = claim(client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap().job();
         let Some(job) = job else {
             if last {
                 break;

@@ -1,7 +1,7 @@
 //! Many at once: what must hold however the steps fall.
 
 use bakeoff_core::Error;
-use bakeoff_core::queue::claim::{ClaimRequest, claim};
+use bakeoff_core::queue::claim::{ClaimOutcome, ClaimRequest, claim};
 use bakeoff_core::queue::reap::reap;
 use bakeoff_core::runners::revoke::revoke;
 use bakeoff_core::runs::cancel::cancel;
@@ -70,7 +70,7 @@ async fn claims_are_distinct_and_in_order(lanes: &[(i32, &str)], unfit_lanes: &[
             let request = ClaimRequest::default();
             loop {
                 let began = Instant::now();
-                let job = claim(&client, &runner.authenticated, TERMS, &request).await.unwrap();
+                let job = claim(&client, &runner.authenticated, TERMS, &request).await.unwrap().job();
                 let Some(job) = job else { break };
                 let (priority, queue_id) = (job.priority, job.queue_id);
                 claimed.push(Claimed { began, ended: Instant::now(), priority, queue_id });
@@ -114,7 +114,7 @@ async fn one_claim_id_sent_twice_at_once_is_one_row() {
             claim(&one, &runner.authenticated, TERMS, &request),
             claim(&other, &runner.authenticated, TERMS, &request)
         );
-        assert_eq!(a.unwrap().unwrap().queue_id, b.unwrap().unwrap().queue_id);
+        assert_eq!(a.unwrap().job().unwrap().queue_id, b.unwrap().job().unwrap().queue_id);
     }
     let live = "SELECT count(*) FROM run_queue WHERE status = 'CLAIMED'";
     assert_eq!(one.query_one(live, &[]).await.unwrap().get::<_, i64>(0), 50);
@@ -134,7 +134,7 @@ async fn a_revoked_key_is_never_left_with_a_claim() {
             claimers.spawn(async move {
                 loop {
                     match claim(&client, &authenticated, TERMS, &ClaimRequest::default()).await {
-                        Ok(Some(_)) => {}
+                        Ok(ClaimOutcome::Claimed(_)) => {}
                         Err(Error::KeyNotAllowed) => break,
                         other => panic!("{other:?}"),
                     }
@@ -246,7 +246,7 @@ async fn sparse_rows_that_others_hold_are_stepped_over_without_those_that_do_not
         assert!(read < 1_000, "the claim read {read} rows");
         client.batch_execute("COMMIT").await.unwrap();
     }
-    let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap();
+    let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap().job();
     assert!(none.is_none(), "{none:?}");
     holder.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(fixture::claim_next(&client, &runner).await.queue_id, fitting[0]);
@@ -268,7 +268,7 @@ async fn a_row_behind_hundreds_that_are_locked_is_claimed() {
     cancel(&holder, &fixture::admin(), run.run_id, None).await.unwrap();
 
     assert_eq!(fixture::claim_next(&client, &runner).await.run_id, last);
-    let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap();
+    let none = claim(&client, &runner.authenticated, TERMS, &ClaimRequest::default()).await.unwrap().job();
     assert!(none.is_none(), "{none:?}");
     holder.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(fixture::claim_next(&client, &runner).await.run_id, run.run_id);

@@ -28,9 +28,17 @@ async fn explain_counts_the_rows_excluded_by_each_requirement() {
     client.execute(defer, &[&deferred]).await.unwrap();
 
     let request = ClaimRequest::default();
-    assert!(claim(&client, &small.authenticated, TERMS, &request).await.unwrap().is_none());
+    assert!(claim(&client, &small.authenticated, TERMS, &request).await.unwrap().job().is_none());
     let explanation = explain(&client, &small.authenticated, &request).await.unwrap();
-    let expected = Explanation { vram: 3, quantization: 2, deferred: 1, held_by_others: 1, eligible: 0 };
+    let expected = Explanation {
+        vram: 3,
+        quantization: 2,
+        deferred: 1,
+        held_by_others: 1,
+        eligible: 0,
+        failures_in_a_row: 0,
+        paused_until: None,
+    };
     assert_eq!(explanation, expected);
 
     fixture::enqueue_run(&client, &fixture::undemanding_run()).await;

@@ -6,6 +6,7 @@ mod claim;
 mod claim_order;
 mod contention;
 mod explain;
+mod failing_runners;
 mod heartbeat;
 mod lifecycle;
 mod reap;

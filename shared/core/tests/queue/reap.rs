@@ -329,7 +329,7 @@ async fn a_row_that_bypassed_the_triggers_is_claimed_after_an_hour_at_most() {
     fixture::claim_next(&client, &runner).await;
     let next = async || {
         let request = ClaimRequest::default();
-        claim(&client, &runner.authenticated, TERMS, &request).await.unwrap()
+        claim(&client, &runner.authenticated, TERMS, &request).await.unwrap().job()
     };
     let advance = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
     client.query(advance, &[]).await.unwrap();

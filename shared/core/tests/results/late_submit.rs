@@ -55,9 +55,9 @@ async fn a_late_result_completes_a_row_that_another_runner_holds() {
     assert!(fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
     let past = client.query_one("SELECT claim_id, ended_by FROM past_claims", &[]).await.unwrap();
     assert_eq!((past.get::<_, Uuid>("claim_id"), past.get("ended_by")), (held.claim_id, "superseded"));
+    // The same result again, but from another runner: the receipt belongs to the runner that submitted first.
     let refused = fixture::submit_result(&client, &other, &held, &fixture::result(&held)).await;
-    // Both runners computed the same result, so this is a retry of the accepted submission.
-    assert_eq!(refused.unwrap().signer.name, runner.machine.key_id());
+    assert!(matches!(refused, Err(Error::RunFinished(_))), "{refused:?}");
     let mut another = fixture::result(&held);
     another["provenance"]["seed"] = json!(1);
     let refused = fixture::submit_result(&client, &other, &held, &another).await;

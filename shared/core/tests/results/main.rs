@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod binding;
 mod canonical_json;
 mod envelope;
 mod late_submit;

@@ -3,7 +3,7 @@
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::Job;
 use bakeoff_core::queue::release::{ReleaseRequest, release};
-use bakeoff_core::results::submit::{Accepted, submit, verify_envelope};
+use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit, verify_envelope};
 use bakeoff_core::runners::revoke::revoke;
 use bakeoff_core::runs::cancel::cancel;
 use bakeoff_testkit::Database;
@@ -16,7 +16,8 @@ use uuid::Uuid;
 async fn send(client: &Client, runner: &Runner, job: &Job, envelope: &RawValue) -> Result<Accepted, Error> {
     let verified = verify_envelope(&runner.authenticated, envelope)?;
     let keys = fixture::service_keys();
-    submit(client, &keys, SERVICE, &runner.authenticated, job.run_id, job.claim_id, &verified).await
+    let terms = SubmitTerms { keys: &keys, service: SERVICE, require_bound: false };
+    submit(client, terms, &runner.authenticated, job.run_id, job.claim_id, &verified).await
 }
 
 pub(crate) async fn row(client: &Client, job: &Job) -> Row {

@@ -23,6 +23,7 @@ use std::collections::{HashMap, HashSet};
 use serde::Deserialize;
 
 use crate::field_error::{FieldError, FieldErrors, quote};
+use crate::results::binding::Binding;
 use crate::results::canonical_json::CanonicalJson;
 
 use hardware::read_hardware;
@@ -43,6 +44,7 @@ pub struct RunResult {
     records: Vec<Record>,
     scores: Vec<ModelScore>,
     status: RunStatus,
+    binding: Binding,
 }
 
 impl RunResult {
@@ -116,6 +118,11 @@ impl RunResult {
         self.status
     }
 
+    /// Returns the claim that the configuration names (`config.queue`).
+    pub fn binding(&self) -> Binding {
+        self.binding
+    }
+
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
     }
@@ -150,7 +157,7 @@ fn read_result(text: &str, errors: &mut FieldErrors) -> Option<RunResult> {
     let run_id = required_text(members.run_id, At("", "run_id"), errors);
     required_text(members.timestamp, At("", "timestamp"), errors);
     let stated_status = status(members.run_status, At("", "run_status"), errors);
-    let (model_ids, prompt_ids) = read_config(members.config, errors);
+    let (model_ids, prompt_ids, binding) = read_config(members.config, errors);
     let provenance = read_provenance(members.provenance, errors);
     read_ids(members.model_metadata, "/model_metadata", Gguf::Required, errors);
     let tasks = read_ids(members.tasks, "/tasks", Gguf::Ignored, errors);
@@ -185,23 +192,26 @@ fn read_result(text: &str, errors: &mut FieldErrors) -> Option<RunResult> {
         records,
         scores,
         status: worst,
+        binding,
     })
 }
 
-fn read_config(config: Raw<'_>, errors: &mut FieldErrors) -> (Vec<String>, Vec<String>) {
+fn read_config(config: Raw<'_>, errors: &mut FieldErrors) -> (Vec<String>, Vec<String>, Binding) {
     #[derive(Deserialize)]
     struct Config<'a> {
         #[serde(borrow)]
         models: Raw<'a>,
         #[serde(borrow)]
         prompts: Raw<'a>,
+        #[serde(borrow)]
+        queue: Raw<'a>,
     }
     let Some(config) = required_object::<Config<'_>>(config, "/config", errors) else {
-        return Default::default();
+        return (Vec::new(), Vec::new(), Binding::Absent);
     };
     let models = read_ids(config.models, "/config/models", Gguf::Required, errors);
     let prompts = read_ids(config.prompts, "/config/prompts", Gguf::Ignored, errors);
-    (models, prompts)
+    (models, prompts, Binding::parse(config.queue))
 }
 
 struct Provenance {
