@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// A client as a function makes it, for this endpoint and these roots.
-pub fn client(endpoint: &str, roots: Option<String>) -> Secrets {
+pub(crate) fn client(endpoint: &str, roots: Option<String>) -> Secrets {
     let variable = |name: &str| match name {
         "AWS_REGION" => Some("us-east-1".to_owned()),
         "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => Some("test".to_owned()),
@@ -25,13 +25,13 @@ pub fn client(endpoint: &str, roots: Option<String>) -> Secrets {
 
 /// How an endpoint speaks.
 #[derive(Clone, Copy, Debug)]
-pub enum Scheme {
+pub(crate) enum Scheme {
     Http,
     Https,
 }
 
 /// Answers requests for these secrets, by name; returns the port.
-pub async fn start(scheme: Scheme, secrets: &[(&str, &str)]) -> u16 {
+pub(crate) async fn start(scheme: Scheme, secrets: &[(&str, &str)]) -> u16 {
     let acceptor = acceptor();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();

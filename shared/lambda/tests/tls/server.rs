@@ -7,20 +7,20 @@ use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
 /// The path of a file beside this one.
-pub fn fixture(name: &str) -> String {
+pub(crate) fn fixture(name: &str) -> String {
     format!("{}/tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A server with the fixture's certificate, whose role `function` is only admitted over TLS.
-pub struct TlsServer {
+pub(crate) struct TlsServer {
     _cluster: Cluster,
-    pub url: String,
-    pub port: u16,
+    pub(crate) url: String,
+    pub(crate) port: u16,
 }
 
 impl TlsServer {
     /// Starts a server whose role `function` has this password.
-    pub async fn start(name: &'static str, password: &str) -> Self {
+    pub(crate) async fn start(name: &'static str, password: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("bakeoff-tls-{name}-{}", std::process::id()));
         let cluster = tokio::task::spawn_blocking(move || Cluster::start(&dir)).await.unwrap().unwrap();
         let url = cluster.url();
@@ -48,7 +48,7 @@ impl TlsServer {
     }
 
     /// Connects as superuser, without TLS.
-    pub async fn admin(&self) -> Client {
+    pub(crate) async fn admin(&self) -> Client {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
         tokio::spawn(connection);
         client
@@ -66,7 +66,7 @@ impl TlsServer {
     }
 
     /// Replaces the password of `function`.
-    pub async fn set_password(&self, password: &str) {
+    pub(crate) async fn set_password(&self, password: &str) {
         self.admin()
             .await
             .batch_execute(&format!("ALTER ROLE function PASSWORD '{password}'"))
@@ -75,20 +75,20 @@ impl TlsServer {
     }
 
     /// Ends every connection of `function`.
-    pub async fn terminate_backends(&self) {
+    pub(crate) async fn terminate_backends(&self) {
         let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'function'";
         self.admin().await.batch_execute(end).await.unwrap();
     }
 
     /// Connects as `function` without TLS and returns the server's error.
-    pub async fn plain_text_error(&self) -> String {
+    pub(crate) async fn plain_text_error(&self) -> String {
         let plain = format!("host=127.0.0.1 port={} user=function password=x dbname=postgres", self.port);
         let error = tokio_postgres::connect(&plain, NoTls).await.err().unwrap();
         error.as_db_error().map(ToString::to_string).unwrap()
     }
 
     /// Makes the server speak plain text only.
-    pub async fn turn_tls_off(&self) {
+    pub(crate) async fn turn_tls_off(&self) {
         let admin = self.admin().await;
         admin.batch_execute("ALTER SYSTEM SET ssl = off").await.unwrap();
         self.reload(&admin, "off").await;
@@ -96,14 +96,14 @@ impl TlsServer {
 }
 
 /// A port that leads to one server, and later to another.
-pub struct Relay {
-    pub port: u16,
+pub(crate) struct Relay {
+    pub(crate) port: u16,
     target: Arc<watch::Sender<u16>>,
 }
 
 impl Relay {
     /// Leads to the server on this port of loopback.
-    pub async fn to(port: u16) -> Self {
+    pub(crate) async fn to(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let relay =
             Self { port: listener.local_addr().unwrap().port(), target: Arc::new(watch::Sender::new(port)) };
@@ -126,7 +126,7 @@ impl Relay {
     }
 
     /// Leads new connections to another server and ends the others.
-    pub fn fail_over_to(&self, port: u16) {
+    pub(crate) fn fail_over_to(&self, port: u16) {
         self.target.send_replace(port);
     }
 }
