@@ -36,7 +36,7 @@ BEHIND_NO_ROUTE = {"reaper", "migrate", "rotate"}
 LOCAL_SETTINGS = {"DATABASE_PORT", "DATABASE_URL", "SIGNING_KEYS_FILE", "TRUSTED_ROOT_FILE"}
 # Of the queue's own metrics: each stack has its own.
 NAMESPACE = "Bakeoff/${AWS::StackName}"
-SETTING = re.compile(r'"((?:DATABASE|HEARTBEAT|LEASE|PUBLIC|SIGNING|TOKEN|TRUSTED|VERIFYING)_[A-Z_]+)"')
+SETTING = re.compile(r'"((?:DATABASE|HEARTBEAT|LEASE|PUBLIC|REQUIRE|SIGNING|TOKEN|TRUSTED|VERIFYING)_[A-Z_]+)"')
 
 faults = []
 
