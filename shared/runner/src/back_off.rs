@@ -50,20 +50,8 @@ pub fn until_answered<T>(
         };
         let wait = back_off.next_wait(error.retry_after());
         report.waiting(what, &error.to_string(), wait);
-        if wait_below(stop, level, wait) >= level {
+        if stop.wait(wait, level) {
             return Ok(None);
-        }
-    }
-}
-
-/// Waits for `time`, or until the level reaches `level`.
-fn wait_below(stop: &Stop, level: StopLevel, time: Duration) -> StopLevel {
-    let until = std::time::Instant::now() + time;
-    loop {
-        let left = until.saturating_duration_since(std::time::Instant::now());
-        let reached = if left.is_zero() { stop.level() } else { stop.wait(left) };
-        if reached >= level || left.is_zero() {
-            return reached;
         }
     }
 }

@@ -70,19 +70,19 @@ impl Stop {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for `time`, or until the level is above what it was, and returns it.
-    pub fn wait(&self, time: Duration) -> StopLevel {
+    /// Waits for `time`, or until `level` is reached; returns whether it is. Returns at once if it was reached
+    /// before.
+    pub fn wait(&self, time: Duration, level: StopLevel) -> bool {
         let until = Instant::now() + time;
-        let mut level = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *level;
-        while *level == before {
+        let mut current = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while *current < level {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            level = self.0.1.wait_timeout(level, left).unwrap_or_else(PoisonError::into_inner).0;
+            current = self.0.1.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        *level
+        *current >= level
     }
 }
 
@@ -104,9 +104,12 @@ mod tests {
         let stop = Stop::new();
         let raised = stop.clone();
         let thread = std::thread::spawn(move || raised.raise(StopLevel::Now));
-        assert_eq!(stop.wait(Duration::from_secs(600)), StopLevel::Now);
+        assert!(stop.wait(Duration::from_secs(600), StopLevel::AfterJob));
         thread.join().unwrap();
+        // Raised before the wait: a Ctrl-C between a look and the wait must not be slept over.
+        assert!(stop.wait(Duration::from_secs(600), StopLevel::Now));
         stop.raise(StopLevel::AfterJob);
         assert_eq!(stop.level(), StopLevel::Now);
+        assert!(!Stop::new().wait(Duration::ZERO, StopLevel::AfterJob));
     }
 }

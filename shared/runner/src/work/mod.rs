@@ -172,7 +172,7 @@ impl Worker<'_> {
             Some(Drain::Time(limit)) => limit.saturating_sub(self.began.elapsed()),
             _ => time,
         };
-        self.stop.wait(time.min(left));
+        self.stop.wait(time.min(left), StopLevel::AfterJob);
     }
 
     /// Asks for a job. Returns when to ask again if there is none; `None` with the state still Claiming when

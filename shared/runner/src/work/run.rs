@@ -145,7 +145,7 @@ impl Worker<'_> {
                     return Err(self.key_not_allowed());
                 }
             }
-            if self.stop.wait(TICK) == StopLevel::Now {
+            if self.stop.wait(TICK, StopLevel::Now) {
                 self.stop_harness(job, harness, "asked to stop");
                 job.enter(State::HandingBack)?;
                 return Ok(true);
@@ -171,7 +171,7 @@ impl Worker<'_> {
             _ => 0,
         };
         if processes + containers > 0 {
-            let text = format!("swept {processes} processes and {containers} containers of the harness");
+            let text = format!("swept up after the harness: processes {processes}, containers {containers}");
             self.report.step("swept", &text, json!({ "processes": processes, "containers": containers }));
         }
     }
