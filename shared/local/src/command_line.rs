@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 
+use crate::sandbox::SandboxOptions;
 use crate::stack::Options;
 
 /// Printed for `--help`.
@@ -14,6 +15,9 @@ on 127.0.0.1.
 
   cargo local [OPTIONS]              serve until Ctrl-C
   cargo local demo [OPTIONS]         run one runner through the whole cycle, check the rows, and exit
+  cargo local sandbox [--seed N] [OPTIONS] [-- RUNNER…]
+                                     judge a runner while requests and answers get lost; in RUNNER,
+                                     `{api}` and `{key}` are filled in
   cargo local cold-start [--rounds N]
                                      measure each function from process start to first response [30]
   cargo local claim-depth            measure claims over HTTP with 10,000 and with 1,000,000 rows queued
@@ -41,6 +45,8 @@ pub enum Command {
     Serve(Options),
     /// Run the demo.
     Demo(Options),
+    /// Judge a runner.
+    Sandbox(SandboxOptions),
     /// Measure cold starts.
     ColdStart {
         /// Cold starts per function, at least 1.
@@ -63,7 +69,8 @@ pub fn parse(
     database_url: Option<String>,
 ) -> Result<Command, lexopt::Error> {
     let mut options = Options { database_url, ..Options::default() };
-    let (mut name, mut port, mut rounds) = (None, None, None);
+    let (mut name, mut port, mut rounds, mut seed) = (None, None, None, None);
+    let mut runner = Vec::new();
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -76,11 +83,16 @@ pub fn parse(
             }
             Long("trusted-root") => options.trusted_root = Some(parser.value()?.into()),
             Long("rounds") => rounds = Some(at_least_one(&mut parser)?),
+            Long("seed") => seed = Some(parser.value()?.parse()?),
             Long("release") => options.release = true,
             Long("help") | Short('h') => return Ok(Command::Help),
             Value(value) if name.is_none() => name = Some(value.string()?),
+            Value(word) if name.as_deref() == Some("sandbox") => runner.push(word.string()?),
             other => return Err(other.unexpected()),
         }
+    }
+    if seed.is_some() && name.as_deref() != Some("sandbox") {
+        return Err("--seed is valid only for sandbox".into());
     }
     if rounds.is_some() && name.as_deref() != Some("cold-start") {
         return Err("--rounds is valid only for cold-start".into());
@@ -88,6 +100,10 @@ pub fn parse(
     match name.as_deref() {
         None => Ok(Command::Serve(Options { port: port.unwrap_or(options.port), ..options })),
         Some("demo") => Ok(Command::Demo(Options { port: port.unwrap_or(0), ..options })),
+        Some("sandbox") => {
+            let stack = Options { port: port.unwrap_or(options.port), ..options };
+            Ok(Command::Sandbox(SandboxOptions { stack, seed: seed.unwrap_or(1), runner }))
+        }
         Some("cold-start") => Ok(Command::ColdStart { rounds: rounds.unwrap_or(30) }),
         Some("claim-depth") => Ok(Command::ClaimDepth),
         Some("stop-test-database") => Ok(Command::StopTestDatabase),
@@ -144,6 +160,15 @@ mod tests {
         assert_eq!(parse_line("cold-start"), Ok(Command::ColdStart { rounds: 30 }));
         assert_eq!(parse_line("cold-start --rounds 5"), Ok(Command::ColdStart { rounds: 5 }));
         assert!(parse_line("demo --rounds 5").unwrap_err().contains("--rounds"));
+    }
+
+    #[test]
+    fn the_sandbox_takes_a_seed_and_a_runner() {
+        let stack = Options { port: 0, ..defaults() };
+        let runner = ["r", "--api", "{api}"].map(str::to_owned).to_vec();
+        let expected = Command::Sandbox(SandboxOptions { stack, seed: 7, runner });
+        assert_eq!(parse_line("sandbox --port 0 --seed 7 -- r --api {api}"), Ok(expected));
+        assert!(parse_line("demo --seed 7").unwrap_err().contains("--seed"));
     }
 
     #[test]

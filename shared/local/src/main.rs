@@ -8,7 +8,7 @@ use bakeoff_local::command_line::{self, Command, HELP};
 use bakeoff_local::error::{Error, Result};
 use bakeoff_local::measure::{claim_depth, cold_start};
 use bakeoff_local::stack::{Options, Stack};
-use bakeoff_local::{demo, postgres};
+use bakeoff_local::{demo, postgres, sandbox};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -42,6 +42,7 @@ fn run(command: Command) -> Result<()> {
             Command::StopTestDatabase => postgres::stop_shared_test_cluster(),
             Command::Serve(options) => run_until_signal(serve(options)).await.unwrap_or(Ok(())),
             Command::Demo(options) => run_to_completion(demo::run(options)).await,
+            Command::Sandbox(options) => run_to_completion(sandbox::run(&options)).await,
         }
     });
     // Does not wait longer for a build in progress. Everything else stops when its owner is dropped.

@@ -9,13 +9,12 @@ mod rows;
 use ed25519_dalek::SigningKey;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
 use self::harness_run::HarnessRun;
 use crate::client::{self, Api, Reply};
-use crate::error::{Error, ErrorContext, Result};
-use crate::postgres::with_database;
+use crate::error::{Error, Result};
+use crate::postgres::{TemporaryDatabase, connect};
 use crate::signing_keys::thumbprint;
 use crate::stack::{Options, Stack};
 
@@ -30,7 +29,7 @@ const RUNNER_ID: &str = "runner-amd-8060s";
 pub async fn run(mut options: Options) -> Result<()> {
     let server = options.database_url.take();
     let scratch = match &server {
-        Some(server) => Some(TemporaryDatabase::create(server).await?),
+        Some(server) => Some(TemporaryDatabase::create(server, "demo").await?),
         None => None,
     };
     options.database_url = scratch.as_ref().map(|scratch| scratch.url.clone());
@@ -161,38 +160,4 @@ async fn public_keys(api: &Api) -> Result<Value> {
     let reply: Reply = api.get("/api/jwks.json").await?;
     reply.expect_and_print(StatusCode::OK, "the public keys for receipts")?;
     Ok(reply.body)
-}
-
-pub(crate) async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) =
-        tokio_postgres::connect(url, NoTls).await.context("connect to the database")?;
-    // A connection error surfaces in the client's next query.
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-/// A database for the demo, on a server from the options.
-struct TemporaryDatabase {
-    server: String,
-    name: String,
-    url: String,
-}
-
-impl TemporaryDatabase {
-    async fn create(server: &str) -> Result<Self> {
-        let name = format!("bakeoff_demo_{}", Uuid::new_v4().simple());
-        let admin = connect(server).await?;
-        admin
-            .batch_execute(&format!("CREATE DATABASE {name}"))
-            .await
-            .context("create a database for the demo")?;
-        let url = with_database(server, &name);
-        Ok(Self { server: server.to_owned(), name, url })
-    }
-
-    async fn drop(self) -> Result<()> {
-        let admin = connect(&self.server).await?;
-        let sql = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        admin.batch_execute(&sql).await.context("drop the demo's database")
-    }
 }

@@ -10,9 +10,10 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use crate::client::Api;
-use crate::demo::{connect, harness_run};
+use crate::demo::harness_run;
 use crate::error::{Error, ErrorContext, Result};
 use crate::measure::cold_start::{Summary, register_runner};
+use crate::postgres::connect;
 use crate::stack::{Options, Stack};
 
 /// The number of rows in each queue.

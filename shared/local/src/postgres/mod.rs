@@ -13,12 +13,14 @@ mod account;
 mod binaries;
 mod cluster;
 mod shared;
+mod temporary;
 
 use account::Account;
 pub use binaries::Binaries;
 pub use cluster::Cluster;
 pub(crate) use cluster::write_private;
 pub use shared::{shared_test_cluster, stop_shared_test_cluster};
+pub(crate) use temporary::{TemporaryDatabase, connect};
 
 /// Returns the URL with another database name. Query parameters stay.
 pub fn with_database(url: &str, name: &str) -> String {

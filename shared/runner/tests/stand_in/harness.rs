@@ -6,6 +6,9 @@
 //! stand_in:
 //!   do: finish | crash | oom | load_failure | hang | ignore_sigint | partial
 //!   hold: FILE      finish once this file exists
+//! sandbox:          as `cargo local sandbox` has it
+//!   seconds: 3
+//!   fail: true
 //! ```
 //!
 //! With `--write FILE` it plays a benchmark of somebody's own, which writes an unsigned result there.
@@ -102,7 +105,8 @@ fn note_start(config: &Value, resumed: bool) -> Result<()> {
 }
 
 async fn work(options: &Options, config: &Value, tasks: &[Value]) -> Result<ExitCode> {
-    let what = config["stand_in"]["do"].as_str().unwrap_or("finish");
+    let fails = config["sandbox"]["fail"] == true;
+    let what = config["stand_in"]["do"].as_str().unwrap_or(if fails { "crash" } else { "finish" });
     let mut interrupted = signal(SignalKind::interrupt())?;
     for model in ids(&config["models"]) {
         eprintln!("[phase] {model}");
@@ -144,6 +148,9 @@ async fn released(config: &Value, what: &str, options: &Options) {
         matches!(what, "hang" | "ignore_sigint") || (what == "partial" && options.resume_from.is_none());
     if hangs {
         std::future::pending::<()>().await;
+    }
+    if let Some(seconds) = config["sandbox"]["seconds"].as_u64() {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
     if let Some(hold) = config["stand_in"]["hold"].as_str() {
         while !Path::new(hold).exists() {
