@@ -4,11 +4,35 @@
 use bakeoff_core::field_error::{FieldError, FieldErrors};
 use bakeoff_core::runners::allowlist::NewEntry;
 use saphyr::{LoadableYamlNode, Yaml};
+use saphyr_parser::{Event, Parser};
 
 const SCHEMA_VERSION: &str = "bakeoff-results-signers/v1";
 /// Maximum entries from one policy. The current policy has a dozen lines; a hostile one must not fill the
 /// allowlist.
 const ENTRIES_MAX: usize = 200;
+
+/// Maximum nesting. A policy nests three deep.
+const NESTING_MAX: usize = 16;
+
+/// Returns whether a text has no alias and little nesting, as far as it is YAML. The tree of a deeply nested text
+/// overflows the stack when it is dropped, and Lambda loses the process.
+fn is_flat(yaml: &str) -> bool {
+    let mut depth = 0_usize;
+    for event in Parser::new_from_str(yaml) {
+        match event {
+            Ok((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
+            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
+            Ok((Event::Alias(_), _)) => return false,
+            Ok(_) => {}
+            // Reported by the loader, which stops at the same place.
+            Err(_) => return true,
+        }
+        if depth > NESTING_MAX {
+            return false;
+        }
+    }
+    true
+}
 
 /// Parses a policy into one entry per subject and workflow of each trusted repository, and one per trusted
 /// identity.
@@ -22,6 +46,10 @@ const ENTRIES_MAX: usize = 200;
 /// All field errors at once, with pointers into the policy.
 pub(crate) fn parse(yaml: &str) -> Result<Vec<NewEntry>, Vec<FieldError>> {
     let mut errors = FieldErrors::default();
+    if !is_flat(yaml) {
+        let detail = format!("must not use aliases or nest more than {NESTING_MAX} deep");
+        return Err(vec![FieldError::new("", detail)]);
+    }
     let documents = Yaml::load_from_str(yaml)
         .map_err(|error| vec![FieldError::new("", format!("is not YAML: {error}"))])?;
     let Some(policy) = documents.first().filter(|_| documents.len() == 1) else {

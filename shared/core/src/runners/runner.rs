@@ -86,13 +86,10 @@ impl Capabilities {
 
     fn read_quantizations(object: &mut Object, errors: &mut FieldErrors) -> Option<Vec<String>> {
         const EXPECTED: &str = "a list of quantization names, such as [\"q4_k_m\", \"fp16\"]";
-        let names: Vec<String> = object.required_value("quantizations", EXPECTED, errors)?;
-        if names.len() > QUANTIZATIONS_MAX || names.iter().any(|name| name.len() > 64 || name.contains('\0'))
-        {
-            errors.push(
-                object.pointer("quantizations"),
-                format!("must have at most {QUANTIZATIONS_MAX} names of at most 64 bytes, without U+0000"),
-            );
+        let names = object.required_strings("quantizations", QUANTIZATIONS_MAX, EXPECTED, errors)?;
+        if names.iter().any(|name| name.len() > 64 || name.contains('\0')) {
+            errors
+                .push(object.pointer("quantizations"), "must have names of at most 64 bytes, without U+0000");
             return None;
         }
         Some(names.into_iter().map(|name| name.to_ascii_lowercase()).collect())

@@ -197,15 +197,8 @@ pub(super) fn read_list<T>(
     errors: &mut FieldErrors,
     read: fn(Object, String, &mut FieldErrors) -> Option<T>,
 ) -> Vec<T> {
-    let values = object.list(name, errors);
-    if values.len() > LIST_MAX {
-        errors.push(
-            object.pointer(name),
-            format!("must have at most {LIST_MAX} elements; has {}", values.len()),
-        );
-        return Vec::new();
-    }
-    values
+    object
+        .list(name, LIST_MAX, errors)
         .into_iter()
         .filter_map(|(pointer, value)| {
             let element = Object::parse(value.get(), &pointer, errors)?;

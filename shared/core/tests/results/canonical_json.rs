@@ -1,6 +1,8 @@
 //! Tests of the canonical form: equality with Python's, refused texts, and bounds.
 
-use bakeoff_core::results::canonical_json::{CanonicalForm, MAX_INTEGER_DIGITS, MAX_NESTING, Reason};
+use bakeoff_core::results::canonical_json::{
+    CanonicalForm, MAX_INTEGER_DIGITS, MAX_LONG_NUMBERS, MAX_NESTING, Reason,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -168,6 +170,23 @@ fn the_limits_on_nesting_and_digits_are_exact() {
     let longest = format!("-{}", "7".repeat(MAX_INTEGER_DIGITS));
     assert_eq!(canonical(&longest), longest);
     assert_eq!(refusal(format!("{longest}7")), Reason::IntegerTooLong);
+}
+
+/// Half of the smallest double, and a little more: all digits decide, and 32 MB of these took 60 s of CPU.
+#[test]
+fn numbers_that_are_slow_to_convert_are_few() {
+    let half = "2.47032822920623272082e-324";
+    let list = |number: &str, count: usize| format!("[{}]", vec![number; count].join(","));
+    assert_eq!(canonical("[2.47032822920623272082e-324]"), "[0.0]");
+    assert!(CanonicalForm::parse(list(half, MAX_LONG_NUMBERS).as_bytes()).is_ok());
+    assert_eq!(refusal(list(half, MAX_LONG_NUMBERS + 1)), Reason::TooManyLongNumbers);
+    assert_eq!(refusal(list(&"7".repeat(41), MAX_LONG_NUMBERS + 1)), Reason::TooManyLongNumbers);
+    // What Python writes is never long.
+    let python =
+        ["2.2250738585072014e-308", "0.00012345678901234567", "-1234567890123456.7", "18446744073709551615"];
+    for number in python {
+        assert!(CanonicalForm::parse(list(number, 100_000).as_bytes()).is_ok(), "{number}");
+    }
 }
 
 /// Members are out of order at every level. If each level copied its content, 32 MiB would be copied 128 times.

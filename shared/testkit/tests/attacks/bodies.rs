@@ -189,6 +189,49 @@ async fn a_body_that_wants_itself_repeated() {
     }
 }
 
+/// 1.1 million numbers just above half of the smallest double, which took a minute of CPU to convert.
+#[tokio::test]
+async fn a_body_of_numbers_that_are_slow_to_convert() {
+    let target = target().await;
+    let (_, token) = target.runner("bodies-numbers").await;
+    let numbers = vec!["2.47032822920623272082e-324"; 1_100_000].join(",");
+    let [_, heartbeat, _, submit] = paths();
+    let sig = format!(
+        r#"{{"sha256":"{}","signature":"{}==","runner_id":"r","signed_at":"t"}}"#,
+        "0".repeat(64),
+        "A".repeat(86)
+    );
+    for (path, body) in [
+        (
+            submit,
+            format!(
+                r#"{{"claim_id":"{}","envelope":{{"result":{{"a":[{numbers}]}},"sig":{sig}}}}}"#,
+                Uuid::new_v4()
+            ),
+        ),
+        (heartbeat, format!(r#"{{"claim_id":"{}","progress":{{"a":[{numbers}]}}}}"#, Uuid::new_v4())),
+    ] {
+        let answer = send_gzip(&target, &path, &token, gzip(body.as_bytes())).await;
+        assert_eq!(answer.status, 422, "{}", answer.text);
+    }
+}
+
+/// A signer policy comes from a repository that others can send changes to.
+#[tokio::test]
+async fn a_signer_policy_that_grows_without_end() {
+    let target = target().await;
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..12 {
+        let aliases = vec![format!("*a{}", n - 1); 10].join(", ");
+        laughs += &format!("a{n}: &a{n} [{aliases}]\n");
+    }
+    let deep = |open: &str| open.repeat(1_000_000);
+    for policy in [laughs, deep("["), deep("{a: "), deep("- "), deep("? "), "a".repeat(3_000_000)] {
+        let attempt = post("/api/admin/keys").admin().json(&json!({ "signer_policy": policy }));
+        attempt.send(&target).await.refused(422, "invalid_request", &policy[..20]);
+    }
+}
+
 /// Signed by the runner itself, so that it is read at all.
 #[tokio::test]
 async fn a_signed_run_id_that_wants_itself_repeated() {

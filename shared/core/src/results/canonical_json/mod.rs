@@ -25,6 +25,18 @@ pub const MAX_NESTING: usize = 128;
 /// (`sys.int_info.default_max_str_digits`), so the harness cannot have signed a longer one.
 pub const MAX_INTEGER_DIGITS: usize = 4300;
 
+/// Significant digits of a number that Python's `repr` of a float never exceeds. Up to 19 digits a decimal is converted
+/// to a double in 30 ns. From there on a text can be chosen for which it takes 100 µs, so that 32 MB of such numbers
+/// took 60 s of CPU.
+pub const LONG_NUMBER_DIGITS: usize = 17;
+
+/// Maximum number of longer numbers (integers: of more than [`LONG_INTEGER_DIGITS`]) in a text. They cost at most 0.1 s
+/// of CPU.
+pub const MAX_LONG_NUMBERS: usize = 1000;
+
+/// Digits of an integer that counts as long. Seeds and hashes are shorter; readers of a result convert it to a double.
+pub const LONG_INTEGER_DIGITS: usize = 40;
+
 /// The canonical form of one JSON text.
 #[derive(Debug)]
 pub struct CanonicalForm {
@@ -83,6 +95,9 @@ pub enum Reason {
     /// An integer has more than [`MAX_INTEGER_DIGITS`] digits.
     #[error("integer of more than {MAX_INTEGER_DIGITS} digits")]
     IntegerTooLong,
+    /// The text has more than [`MAX_LONG_NUMBERS`] numbers of more digits than Python writes.
+    #[error("more than {MAX_LONG_NUMBERS} numbers of more than {LONG_NUMBER_DIGITS} digits")]
+    TooManyLongNumbers,
     /// The nesting is deeper than [`MAX_NESTING`].
     #[error("nested more than {MAX_NESTING} levels deep")]
     NestedTooDeep,

@@ -1,7 +1,10 @@
 //! Parses a JSON text and writes its canonical spelling in one pass.
 
 use super::spelling::{write_escaped, write_float};
-use super::{CanonicalForm, MAX_INTEGER_DIGITS, MAX_NESTING, NotCanonical, Reason, UnsortedObject};
+use super::{
+    CanonicalForm, LONG_INTEGER_DIGITS, LONG_NUMBER_DIGITS, MAX_INTEGER_DIGITS, MAX_LONG_NUMBERS,
+    MAX_NESTING, NotCanonical, Reason, UnsortedObject,
+};
 use crate::field_error::quote;
 use std::ops::Range;
 
@@ -16,6 +19,8 @@ pub(super) struct Reader<'t> {
     names: Vec<u8>,
     /// Scratch buffer for the digits of a float, kept to save an allocation for each.
     digits: String,
+    /// Numbers read so far that are slow to convert.
+    long_numbers: usize,
 }
 
 struct Member {
@@ -38,7 +43,15 @@ impl<'t> Reader<'t> {
             unsorted: Vec::new(),
             members: Vec::new(),
         };
-        Self { text, at: 0, form, members: Vec::new(), names: Vec::new(), digits: String::new() }
+        Self {
+            text,
+            at: 0,
+            form,
+            members: Vec::new(),
+            names: Vec::new(),
+            digits: String::new(),
+            long_numbers: 0,
+        }
     }
 
     /// Reads the whole text. The unsorted objects of the form are in the order in which they closed.
@@ -262,6 +275,15 @@ impl<'t> Reader<'t> {
             self.digits()?;
         }
         let spelling = &self.text[start..self.at];
+        let is_long = if float {
+            has_more_digits_than(spelling, LONG_NUMBER_DIGITS)
+        } else {
+            digits > LONG_INTEGER_DIGITS
+        };
+        self.long_numbers += usize::from(is_long);
+        if self.long_numbers > MAX_LONG_NUMBERS {
+            return Err(NotCanonical { reason: Reason::TooManyLongNumbers, offset: start });
+        }
         if float {
             return self.float(start, spelling);
         }
@@ -334,4 +356,12 @@ impl<'t> Reader<'t> {
     fn refuse<T>(&self, reason: Reason) -> Result<T, NotCanonical> {
         Err(NotCanonical { reason, offset: self.at })
     }
+}
+
+/// Returns whether a number has more significant digits than `limit`, trailing zeros included.
+fn has_more_digits_than(spelling: &str, limit: usize) -> bool {
+    let mantissa = spelling.split(['e', 'E']).next().unwrap_or_default();
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).skip_while(|digit| *digit == b'0');
+    // Most numbers are shorter than the limit as a whole.
+    mantissa.len() > limit && digits.count() > limit
 }
