@@ -8,12 +8,15 @@
 //! All routes require IAM: without API Gateway's IAM context they return `403 not_an_admin`. A direct
 //! invocation (`aws lambda invoke`), which IAM authorizes too, has the payload `{"list": {…}}`,
 //! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}` and returns the body of the corresponding route.
+//! `{"verify_audit": {"position"?, "sha256"?}}` verifies the audit log's chain, against a head noted earlier if one
+//! is given, and returns `{"rows", "head", "faults_found", "faults"}`.
 
 mod direct;
 mod signer_policy;
 #[cfg(test)]
 mod tests;
 
+use bakeoff_core::audit_chain::{self, Head};
 use bakeoff_core::document::Object;
 use bakeoff_core::field_error::{FieldError, FieldErrors};
 use bakeoff_core::runners::allowlist::{self, NewEntry, add, list};
@@ -34,6 +37,7 @@ enum Command {
     Add(Box<NewEntry>),
     Import(Vec<NewEntry>),
     Revoke { key_id: String, reason: Option<String> },
+    VerifyAudit(Option<Head>),
 }
 
 impl Command {
@@ -97,6 +101,7 @@ async fn execute(app: &App, admin: &Admin, command: &Command) -> Result {
         Command::Revoke { key_id, reason } => {
             Reply::json(200, &revoke(&client, admin, key_id, reason.as_deref()).await?)
         }
+        Command::VerifyAudit(noted) => Reply::json(200, &audit_chain::verify(&client, noted.as_ref()).await?),
     };
     Ok(reply?.caller(admin.principal()))
 }

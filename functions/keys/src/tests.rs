@@ -156,3 +156,18 @@ async fn an_http_event_gets_a_response_in_payload_format_2() {
     let response = invoke(&service, Event::sample("keys-list").without_iam().json()).await.unwrap();
     assert_eq!(response["statusCode"], 403);
 }
+
+#[tokio::test]
+async fn the_audit_log_can_be_verified_against_a_noted_head() {
+    let service = Service::start().await;
+    send(&service, "keys-add").await.expect(201);
+    let verified = invoke(&service, &json!({ "verify_audit": {} })).await.unwrap();
+    assert_eq!((&verified["rows"], &verified["faults_found"]), (&json!(1), &json!(0)));
+    let again = invoke(&service, &json!({ "verify_audit": verified["head"] })).await.unwrap();
+    assert_eq!(again, verified);
+    let other = json!({ "position": 1, "sha256": "0".repeat(64) });
+    let differs = invoke(&service, &json!({ "verify_audit": other })).await.unwrap();
+    assert_eq!(differs["faults"], json!([{ "fault": "changed", "position": 1 }]));
+    let half = invoke(&service, &json!({ "verify_audit": { "position": 1 } })).await.unwrap();
+    assert_eq!((&half["status"], &half["errors"][0]["pointer"]), (&json!(422), &json!("/verify_audit")));
+}

@@ -3,25 +3,53 @@
 //! `201` the receipt · `200` the same receipt, if the result was accepted before · `403 key_not_allowed`,
 //! `signer_not_allowed` · `409 claim_lost`, `run_finished` · `413 body_too_large` · `422 signature_invalid`,
 //! `run_mismatch`, `binding_invalid`, or all field errors of the body
+//!
+//! A direct invocation (`aws lambda invoke`), which IAM authorizes, has the payload
+//! `{"verify_evidence": {"cursor"?, "limit"?}}`: it verifies stored submissions again and returns
+//! `{"verified", "faults", "next_cursor"}`.
 
+#[cfg(test)]
+mod evidence_tests;
 mod publication;
 #[cfg(test)]
 mod tests;
 mod trusted_root;
+mod verify_evidence;
 
 use bakeoff_core::audit::record_refused_submission;
 use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, SubmitTerms, submit, verify_envelope};
 use bakeoff_core::runners::allowlist::check_runner;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::app::parse_body;
+use bakeoff_lambda::direct::{direct_outcome, is_http, serve_http};
+use bakeoff_lambda::serve::{start, time_left, with_retry};
 use bakeoff_lambda::telemetry::Metric;
-use bakeoff_lambda::{App, Refusal, Reply, Request, Result, serve};
+use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
 use deadpool_postgres::Object;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
+use verify_evidence::VerifyEvidence;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> std::result::Result<(), lambda_http::Error> {
-    serve(answer).await
+async fn main() -> std::result::Result<(), Error> {
+    let app = start()?;
+    lambda_runtime::run(service_fn(
+        |event: LambdaEvent<Box<RawValue>>| async move { dispatch(app, event).await },
+    ))
+    .await
+}
+
+async fn dispatch(app: &App, event: LambdaEvent<Box<RawValue>>) -> std::result::Result<Value, Error> {
+    if is_http(&event)? {
+        return serve_http(app, answer, event).await;
+    }
+    let time = time_left(&event.context);
+    direct_outcome(match VerifyEvidence::parse(event.payload.get()) {
+        Ok(command) => with_retry(app, time, || command.execute(app, time)).await,
+        Err(errors) => Err(Refusal::Operation(errors.into())),
+    })
 }
 
 async fn answer(app: &App, request: Request) -> Result {

@@ -3,13 +3,14 @@
 use crate::trusted_root::trusted_root;
 use bakeoff_attestation::publication::{FieldError as BundleFieldError, PublicationBundle};
 use bakeoff_attestation::{
-    Bundle, Identity, Material, PublicKey, VerifiedSignature, verify_keyed, verify_keyless,
+    Bundle, Identity, Material, PublicKey, TrustedRoot, VerifiedSignature, verify_keyed, verify_keyless,
 };
 use bakeoff_core::Error;
 use bakeoff_core::field_error::{FieldError, FieldErrors};
 use bakeoff_core::results::canonical_json::CanonicalJson;
 use bakeoff_core::results::submit::{Signer, SignerKind, VerifiedSubmission};
 use bakeoff_core::runners::allowlist::signers;
+use bakeoff_core::runners::key::PublicKey as RunnerKey;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::{App, Result};
 use base64::Engine as _;
@@ -46,30 +47,42 @@ pub(crate) async fn verify<'a>(
     runner: &AuthenticatedRunner,
     files: &'a PublicationBundle,
 ) -> Result<VerifiedSubmission<'a>> {
-    let bundle = Bundle::parse(files.signature()).map_err(|error| signature_invalid(&error))?;
     let root = trusted_root(app).await?;
-    let (verified, signer) = match bundle.material() {
-        Material::PublicKey => {
-            let key =
-                PublicKey::ed25519(runner.key().as_bytes()).map_err(|error| signature_invalid(&error))?;
-            let verified = verify_keyed(&bundle, files.result(), &key, &root)
-                .map_err(|error| signature_invalid(&error))?;
-            let signer = Signer {
-                kind: SignerKind::KeyBundle,
-                name: runner.key().key_id().to_string(),
-                issuer: None,
-                key_id: None,
-                ..evidence_only(&verified)
-            };
-            (verified, signer)
-        }
-        Material::Certificate => {
-            let verified =
-                verify_keyless(&bundle, files.result(), &root).map_err(|error| signature_invalid(&error))?;
-            let signer = allowed_signer(client, &verified).await?;
-            (verified, signer)
-        }
+    let verified = verify_signature(files, Some(runner.key()), &root)?;
+    let signer = match verified.identity() {
+        None => Signer {
+            kind: SignerKind::KeyBundle,
+            name: runner.key().key_id().to_string(),
+            issuer: None,
+            key_id: None,
+            ..evidence_only(&verified)
+        },
+        Some(_) => allowed_signer(client, &verified).await?,
     };
+    let result = signed_result(files)?;
+    Ok(VerifiedSubmission::attested(signer, verified.digest(), result, files.files().collect()))
+}
+
+/// Verifies the signature of a bundle: a key bundle's with `key`, a keyless one's with its certificate.
+pub(crate) fn verify_signature(
+    files: &PublicationBundle,
+    key: Option<&RunnerKey>,
+    root: &TrustedRoot,
+) -> std::result::Result<VerifiedSignature, Error> {
+    let bundle = Bundle::parse(files.signature()).map_err(|error| signature_invalid(&error))?;
+    let verified = match (bundle.material(), key) {
+        (Material::PublicKey, Some(key)) => {
+            let key = PublicKey::ed25519(key.as_bytes()).map_err(|error| signature_invalid(&error))?;
+            verify_keyed(&bundle, files.result(), &key, root)
+        }
+        (Material::PublicKey, None) => return Err(Error::SignatureInvalid("it is by a key".to_owned())),
+        (Material::Certificate, _) => verify_keyless(&bundle, files.result(), root),
+    };
+    verified.map_err(|error| signature_invalid(&error))
+}
+
+/// Returns the signed result, if it has a canonical form and the unsigned manifest agrees with it.
+pub(crate) fn signed_result(files: &PublicationBundle) -> std::result::Result<CanonicalJson<'_>, Error> {
     // The signature covers the bytes, not the canonical form. This rejects a result that two parsers could
     // read differently.
     let field_error = |detail: String| Error::Invalid(vec![FieldError::new("/files/result.json", detail)]);
@@ -78,10 +91,7 @@ pub(crate) async fn verify<'a>(
     let fields: ResultFields =
         serde_json::from_str(text).map_err(|_| field_error("must be a JSON object".into()))?;
     let differences = files.differences(&json!(fields));
-    if !differences.is_empty() {
-        return Err(invalid_fields(differences).into());
-    }
-    Ok(VerifiedSubmission::attested(signer, verified.digest(), result, files.files().collect()))
+    if differences.is_empty() { Ok(result) } else { Err(invalid_fields(differences)) }
 }
 
 fn decode_files(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {

@@ -121,7 +121,7 @@ impl<'a> Object<'a> {
     }
 
     /// Takes an optional UUID.
-    pub(crate) fn uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
+    pub fn uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
         self.value(name, "a UUID", errors)
     }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod audit;
+pub mod audit_chain;
 pub mod document;
 pub mod error;
 pub mod field_error;

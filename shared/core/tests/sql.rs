@@ -160,12 +160,12 @@ async fn the_database_has_exactly_the_functions_of_the_source() {
         .flat_map(|(_, sql)| sql.split("CREATE OR REPLACE FUNCTION ").skip(1))
         .map(|definition| definition.split('(').next().unwrap().trim().to_owned())
         .collect();
-    // Trigger functions are created by the migration with their table.
-    let migrations = concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations/V2__queue.sql");
-    let schema = fs::read_to_string(migrations).unwrap();
-    let trigger_functions =
-        schema.split("CREATE FUNCTION ").skip(1).map(|definition| definition.split('(').next());
-    expected.extend(trigger_functions.map(|name| name.unwrap().to_owned()));
+    // Trigger functions, and those that they call, are created by the migration of their table.
+    for migration in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations")).unwrap() {
+        let schema = fs::read_to_string(migration.unwrap().path()).unwrap();
+        let definitions = schema.split("CREATE FUNCTION ").skip(1);
+        expected.extend(definitions.map(|definition| definition.split('(').next().unwrap().to_owned()));
+    }
     expected.sort();
     assert_eq!(actual, expected);
 }

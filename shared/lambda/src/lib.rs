@@ -4,6 +4,7 @@ pub mod app;
 pub mod auth;
 pub mod config;
 pub mod database;
+pub mod direct;
 pub mod https;
 pub mod problem;
 pub mod request;

@@ -30,7 +30,7 @@ pub struct Api {
 /// A response, with the method and path of its request.
 pub struct Reply {
     request_line: String,
-    status: StatusCode,
+    pub(crate) status: StatusCode,
     /// The JSON body; null if the response has none.
     pub body: Value,
 }

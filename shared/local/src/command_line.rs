@@ -7,6 +7,8 @@ use lexopt::prelude::*;
 
 use crate::sandbox::SandboxOptions;
 use crate::stack::Options;
+use crate::storm;
+use crate::verify::EvidenceOptions;
 
 /// Printed for `--help`.
 pub const HELP: &str = "\
@@ -21,6 +23,13 @@ on 127.0.0.1.
   cargo local cold-start [--rounds N]
                                      measure each function from process start to first response [30]
   cargo local claim-depth            measure claims over HTTP with 10,000 and with 1,000,000 rows queued
+  cargo local storm [--seed N] [--jobs N] [--runners N] [--minutes M]
+                                     process a queue under faults, then check that nothing was lost;
+                                     at most M minutes of faults              [1, 10000, 64, 60]
+  cargo local verify-evidence --signing-keys FILE [OPTIONS]
+                                     verify every submission of the database again
+  cargo local verify-audit [--head POSITION:SHA256] [OPTIONS]
+                                     verify the chain of the database's audit log
   cargo local stop-test-database     stop the PostgreSQL server that `cargo test` started
 
   --port N            port of the API; 0 chooses a free one                 [9000; demo: 0]
@@ -54,6 +63,17 @@ pub enum Command {
     },
     /// Measure claims at two queue depths.
     ClaimDepth,
+    /// Process a queue under faults, and check the invariants.
+    Storm(storm::Options),
+    /// Verify the stored submissions.
+    VerifyEvidence(EvidenceOptions),
+    /// Verify the audit log's chain.
+    VerifyAudit {
+        /// The database.
+        database_url: Option<String>,
+        /// `POSITION:SHA256`, as noted earlier.
+        head: Option<String>,
+    },
     /// Stop the cluster that the tests share.
     StopTestDatabase,
     /// Print [`HELP`].
@@ -71,6 +91,8 @@ pub fn parse(
     let mut options = Options { database_url, ..Options::default() };
     let (mut name, mut port, mut rounds, mut seed) = (None, None, None, None);
     let mut runner = Vec::new();
+    let (mut signing_keys, mut head) = (None, None);
+    let (mut storm, mut is_storm) = (storm::Options::default(), false);
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -84,6 +106,11 @@ pub fn parse(
             Long("trusted-root") => options.trusted_root = Some(parser.value()?.into()),
             Long("rounds") => rounds = Some(at_least_one(&mut parser)?),
             Long("seed") => seed = Some(parser.value()?.parse()?),
+            Long("signing-keys") => signing_keys = Some(parser.value()?.into()),
+            Long("head") => head = Some(parser.value()?.string()?),
+            Long("jobs") => (storm.jobs, is_storm) = (at_least_one(&mut parser)? as usize, true),
+            Long("runners") => (storm.runners, is_storm) = (at_least_one(&mut parser)? as usize, true),
+            Long("minutes") => (storm.minutes, is_storm) = (at_least_one(&mut parser)?, true),
             Long("release") => options.release = true,
             Long("help") | Short('h') => return Ok(Command::Help),
             Value(value) if name.is_none() => name = Some(value.string()?),
@@ -91,11 +118,20 @@ pub fn parse(
             other => return Err(other.unexpected()),
         }
     }
-    if seed.is_some() && name.as_deref() != Some("sandbox") {
-        return Err("--seed is valid only for sandbox".into());
+    if seed.is_some() && !matches!(name.as_deref(), Some("sandbox" | "storm")) {
+        return Err("--seed is valid only for sandbox and storm".into());
     }
     if rounds.is_some() && name.as_deref() != Some("cold-start") {
         return Err("--rounds is valid only for cold-start".into());
+    }
+    if signing_keys.is_some() && name.as_deref() != Some("verify-evidence") {
+        return Err("--signing-keys is valid only for verify-evidence".into());
+    }
+    if head.is_some() && name.as_deref() != Some("verify-audit") {
+        return Err("--head is valid only for verify-audit".into());
+    }
+    if is_storm && name.as_deref() != Some("storm") {
+        return Err("--jobs, --runners and --minutes are valid only for storm".into());
     }
     match name.as_deref() {
         None => Ok(Command::Serve(Options { port: port.unwrap_or(options.port), ..options })),
@@ -106,6 +142,16 @@ pub fn parse(
         }
         Some("cold-start") => Ok(Command::ColdStart { rounds: rounds.unwrap_or(30) }),
         Some("claim-depth") => Ok(Command::ClaimDepth),
+        Some("storm") => {
+            let seed = seed.unwrap_or(storm.seed);
+            Ok(Command::Storm(storm::Options { seed, release: options.release, ..storm }))
+        }
+        Some("verify-evidence") => Ok(Command::VerifyEvidence(EvidenceOptions {
+            database_url: options.database_url,
+            signing_keys,
+            trusted_root: options.trusted_root,
+        })),
+        Some("verify-audit") => Ok(Command::VerifyAudit { database_url: options.database_url, head }),
         Some("stop-test-database") => Ok(Command::StopTestDatabase),
         Some(other) => Err(format!("unknown command {other:?}").into()),
     }
@@ -169,6 +215,14 @@ mod tests {
         let expected = Command::Sandbox(SandboxOptions { stack, seed: 7, runner });
         assert_eq!(parse_line("sandbox --port 0 --seed 7 -- r --api {api}"), Ok(expected));
         assert!(parse_line("demo --seed 7").unwrap_err().contains("--seed"));
+    }
+
+    #[test]
+    fn a_storm_has_options_of_its_own() {
+        let options = storm::Options { seed: 7, jobs: 500, runners: 8, minutes: 2, release: false };
+        let line = "storm --seed 7 --jobs 500 --runners 8 --minutes 2";
+        assert_eq!(parse_line(line), Ok(Command::Storm(options)));
+        assert!(parse_line("demo --jobs 5").unwrap_err().contains("--jobs"));
     }
 
     #[test]

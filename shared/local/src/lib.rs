@@ -20,6 +20,8 @@ pub mod postgres;
 pub mod sandbox;
 mod signing_keys;
 pub mod stack;
+pub mod storm;
+pub mod verify;
 pub mod workspace;
 
 pub use error::Error;

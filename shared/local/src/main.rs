@@ -8,7 +8,7 @@ use bakeoff_local::command_line::{self, Command, HELP};
 use bakeoff_local::error::{Error, Result};
 use bakeoff_local::measure::{claim_depth, cold_start};
 use bakeoff_local::stack::{Options, Stack};
-use bakeoff_local::{demo, postgres, sandbox};
+use bakeoff_local::{demo, postgres, sandbox, storm, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -39,6 +39,11 @@ fn run(command: Command) -> Result<()> {
             }
             Command::ColdStart { rounds } => run_to_completion(cold_start::measure(rounds)).await,
             Command::ClaimDepth => run_to_completion(claim_depth::measure()).await,
+            Command::Storm(options) => run_to_completion(storm::run(options)).await,
+            Command::VerifyEvidence(options) => run_to_completion(verify::evidence(options)).await,
+            Command::VerifyAudit { database_url, head } => {
+                run_to_completion(verify::audit(database_url, head)).await
+            }
             Command::StopTestDatabase => postgres::stop_shared_test_cluster(),
             Command::Serve(options) => run_until_signal(serve(options)).await.unwrap_or(Ok(())),
             Command::Demo(options) => run_to_completion(demo::run(options)).await,

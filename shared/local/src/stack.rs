@@ -49,6 +49,8 @@ pub struct Options {
     pub public_url: Option<String>,
     /// How long a runner's token lasts, in seconds.
     pub token_ttl_s: u32,
+    /// Whether failures of functions are not printed.
+    pub quiet: bool,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
             release: false,
             public_url: None,
             token_ttl_s: 3600,
+            quiet: false,
         }
     }
 }
@@ -121,6 +124,7 @@ impl Stack {
             .collect();
         tasks.spawn(schedule_reaper(Arc::clone(&functions[REAPER]), options.reap_every));
         let gateway = ApiGateway::new(template.routes.clone(), functions.clone(), Credentials::local());
+        let gateway = if options.quiet { gateway.quiet() } else { gateway };
         tasks.spawn(Arc::new(gateway).serve(listener));
         Ok(Self { url, database_url, folder, routes: template.routes, functions, tasks })
     }

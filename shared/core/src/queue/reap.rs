@@ -1,6 +1,7 @@
 //! The reaper: requeues rows whose lease expired, ends back-offs, deletes old proofs and cursors, and measures
 //! the queue. Safe to run concurrently with itself, and after any pause.
 
+use crate::audit_chain::{self, Head};
 use crate::error::Error;
 use crate::queue::lease::LeaseTerms;
 use serde::Serialize;
@@ -38,6 +39,8 @@ pub struct Reaped {
     pub silent_runners: i64,
     /// Spent proofs deleted.
     pub forgotten_proofs: i64,
+    /// The audit log's last row: the log of the reaper is the note of it outside the database. Null if there is none.
+    pub audit_head: Option<Head>,
     /// Measurements of the queue after the run.
     pub queue: QueueMetrics,
 }
@@ -102,5 +105,6 @@ pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Resul
         unsatisfiable: row.get("unsatisfiable"),
         failing_runners: row.get("failing_runners"),
     };
+    reaped.audit_head = audit_chain::head(client).await?;
     Ok(reaped)
 }

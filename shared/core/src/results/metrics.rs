@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::field_error::{FieldError, FieldErrors, quote};
@@ -14,7 +14,7 @@ use crate::results::run_result::{
 };
 
 /// A row of `run_model_metrics`: one model with one prompt, over all tasks of the run. Excludes the floor suite.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelMetrics {
     /// `prompts.prompt_id`.
     pub prompt_id: i32,

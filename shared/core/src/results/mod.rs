@@ -5,6 +5,7 @@
 pub mod binding;
 pub mod canonical_json;
 pub mod envelope;
+pub mod evidence;
 pub mod metrics;
 pub mod run_result;
 pub mod submit;

@@ -29,6 +29,20 @@ pub async fn requeue(
     run_id: Uuid,
     reason: Option<&str>,
 ) -> Result<Requeued, Error> {
+    match execute(client, admin, run_id, reason).await? {
+        // The statement may have waited for a submit or another requeue, and found the row changed. Its snapshot is
+        // from before that, so only a second statement sees what the run has come to.
+        Requeued { rows_requeued: 0, .. } => execute(client, admin, run_id, reason).await,
+        requeued => Ok(requeued),
+    }
+}
+
+async fn execute(
+    client: &Client,
+    admin: &Admin,
+    run_id: Uuid,
+    reason: Option<&str>,
+) -> Result<Requeued, Error> {
     let row = client
         .query_typed_one(
             REQUEUE,

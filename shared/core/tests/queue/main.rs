@@ -8,6 +8,7 @@ mod contention;
 mod explain;
 mod failing_runners;
 mod heartbeat;
+mod interleavings;
 mod lifecycle;
 mod reap;
 mod release;

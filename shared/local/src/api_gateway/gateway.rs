@@ -35,6 +35,8 @@ pub struct ApiGateway {
     routes: Vec<Route>,
     functions: HashMap<String, Arc<Function>>,
     credentials: Credentials,
+    /// Whether failures are printed on standard error.
+    verbose: bool,
 }
 
 impl ApiGateway {
@@ -44,7 +46,13 @@ impl ApiGateway {
         functions: HashMap<String, Arc<Function>>,
         credentials: Credentials,
     ) -> Self {
-        Self { routes, functions, credentials }
+        Self { routes, functions, credentials, verbose: true }
+    }
+
+    /// Prints no failures, for a caller that causes thousands of them.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self { verbose: false, ..self }
     }
 
     /// Serves HTTP/1.1 until the future is dropped, which also drops the requests in progress.
@@ -125,7 +133,9 @@ impl ApiGateway {
         // A separate task, so that the function continues if the client disconnects, as in Lambda.
         let invocation = tokio::spawn(async move { invoked.invoke(event).await });
         let returned = invocation.await.map_err(|_| internal_error())?.map_err(|error| {
-            eprintln!("{name}: {error}; see its log, {}", function.log().display());
+            if self.verbose {
+                eprintln!("{name}: {error}; see its log, {}", function.log().display());
+            }
             match error {
                 InvocationError::TimedOut(_) => {
                     GatewayError(StatusCode::GATEWAY_TIMEOUT, "Endpoint request timed out")

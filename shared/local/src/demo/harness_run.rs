@@ -56,6 +56,12 @@ impl HarnessRun {
         Ok(Self { envelope, result: read.result, raw: raw.result })
     }
 
+    /// The signed envelope's text.
+    pub(crate) fn envelope(&self) -> &'static str {
+        self.envelope
+    }
+
+    /// The run's id.
     pub(crate) fn id(&self) -> &str {
         self.result["run_id"].as_str().unwrap_or_default()
     }

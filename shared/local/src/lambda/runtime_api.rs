@@ -38,6 +38,8 @@ pub struct Function {
     /// Idle processes, most recently used last. The last one is reused first, so that spare processes stay
     /// idle, as in Lambda.
     idle: Mutex<Vec<Instance>>,
+    /// Process ids of the invocations in progress.
+    busy: Mutex<Vec<u32>>,
 }
 
 /// Settings of a function's processes.
@@ -76,7 +78,7 @@ impl Function {
     /// Creates a function without starting a process.
     pub fn new(settings: Settings) -> Self {
         let permits = Semaphore::new(settings.instances.max(1));
-        Self { settings, permits, idle: Mutex::default() }
+        Self { settings, permits, idle: Mutex::default(), busy: Mutex::default() }
     }
 
     /// Returns the function's name in the template.
@@ -106,11 +108,19 @@ impl Function {
             Some(instance) => instance,
             None => Instance::start(&self.settings).await?,
         };
-        let answer = instance.invoke(payload, self.settings.function.timeout).await;
+        let answer = {
+            let _busy = Busy::new(&self.busy, &instance);
+            instance.invoke(payload, self.settings.function.timeout).await
+        };
         if matches!(answer, Ok(_) | Err(InvocationError::Failed(_))) {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         }
         answer
+    }
+
+    /// Returns the ids of the processes that are serving an invocation.
+    pub fn busy(&self) -> Vec<u32> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes an idle process that is still running.
@@ -122,6 +132,26 @@ impl Function {
             }
         }
         None
+    }
+}
+
+/// Lists a process as busy until dropped.
+struct Busy<'a> {
+    list: &'a Mutex<Vec<u32>>,
+    id: Option<u32>,
+}
+
+impl<'a> Busy<'a> {
+    fn new(list: &'a Mutex<Vec<u32>>, instance: &Instance) -> Self {
+        let id = instance.process.id();
+        list.lock().unwrap_or_else(PoisonError::into_inner).extend(id);
+        Self { list, id }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| Some(*id) != self.id);
     }
 }
 

@@ -87,6 +87,22 @@ impl Cluster {
         !matches!(self.supervisor.try_wait(), Ok(None))
     }
 
+    /// Stops the server in immediate mode, which its clients and its data see as a crash. [`Cluster::restart`] starts
+    /// it again.
+    pub fn crash(&self) {
+        stop_server(&self.data, &self.binaries, self.account);
+    }
+
+    /// Returns the server's port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// Restarts the server on the same port after [`Cluster::has_ended`], with all committed data.
     ///
     /// # Errors
