@@ -54,7 +54,8 @@ async fn changes_show(app: &bakeoff_lambda::App, client: &Client, changes: &[(&s
 }
 
 /// Changes that break the same check whatever the form.
-const OF_ANY_FORM: [(&str, &str); 9] = [
+const OF_ANY_FORM: [(&str, &str); 10] = [
+    ("UPDATE submissions SET bound = true", "binding"),
     ("UPDATE submissions SET sha256 = sha256('')", "digest"),
     ("UPDATE submissions SET run_status = 'failed'", "run"),
     ("UPDATE submissions SET metrics = '[]'", "metrics"),

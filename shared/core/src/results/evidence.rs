@@ -37,6 +37,8 @@ pub struct StoredSubmission {
     signer_issuer: Option<String>,
     run_status: String,
     late: bool,
+    bound: bool,
+    nonce: Option<Uuid>,
     metrics: Vec<ModelMetrics>,
     receipt: String,
     submitted_at: OffsetDateTime,
@@ -73,7 +75,7 @@ pub struct SignedResult<'a> {
 pub struct EvidenceFault {
     /// The submission.
     pub submission_id: Uuid,
-    /// `files`, `signature`, `digest`, `run`, `metrics` or `receipt`.
+    /// `files`, `signature`, `digest`, `run`, `binding`, `metrics` or `receipt`.
     pub check: &'static str,
     /// What does not agree.
     pub detail: String,
@@ -118,6 +120,8 @@ impl StoredSubmission {
             signer_issuer: row.try_get("signer_issuer")?,
             run_status: row.try_get("run_status")?,
             late: row.try_get("late")?,
+            bound: row.try_get("bound")?,
+            nonce: row.try_get("claim_nonce")?,
             metrics,
             receipt: row.try_get("receipt")?,
             submitted_at: row.try_get("submitted_at")?,
@@ -188,6 +192,7 @@ impl StoredSubmission {
         match RunResult::from_canonical(signed.result) {
             Ok(result) => {
                 faults.extend(self.check_run(&result));
+                faults.extend(self.check_binding(&result));
                 faults.extend(self.check_metrics(&result));
             }
             Err(errors) => {
@@ -206,6 +211,15 @@ impl StoredSubmission {
         (status != self.run_status).then(|| {
             self.fault("run", format!("it is stored as {}, and signed as {status}", self.run_status))
         })
+    }
+
+    /// The result names its claim and nonce if, and only if, it is stored as bound to the claim.
+    fn check_binding(&self, result: &RunResult) -> Option<EvidenceFault> {
+        match result.binding().check(self.claim_id, self.nonce, false) {
+            Ok(bound) if bound == self.bound => None,
+            Ok(bound) => Some(self.fault("binding", format!("the signed result is bound: {bound}"))),
+            Err(error) => Some(self.fault("binding", error.to_string())),
+        }
     }
 
     /// The metrics of the submission are those of the signed result, and those in `run_model_metrics`.
@@ -243,6 +257,7 @@ impl StoredSubmission {
             && stated.signer_kind == self.signer_kind
             && stated.signer == self.signer
             && stated.late == self.late
+            && stated.bound == self.bound
             && stated.iat == self.submitted_at.unix_timestamp();
         (!agrees).then(|| self.fault("receipt", "it states something else than the submission"))
     }

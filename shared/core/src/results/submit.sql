@@ -104,6 +104,7 @@ LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     v_holder   record;
+    v_nonce    uuid;
     v_claim_state text;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_key_id, 0));
@@ -133,11 +134,12 @@ BEGIN
         SELECT v_holder.claim_id, p_queue_id, v_holder.claimed_by, 'superseded'
          WHERE v_holder.status IN ('CLAIMED', 'IN_PROGRESS');
         -- The row takes the late claim as its own again.
-        DELETE FROM past_claims c WHERE c.claim_id = p_claim_id;
+        DELETE FROM past_claims c WHERE c.claim_id = p_claim_id RETURNING c.nonce INTO v_nonce;
     END IF;
 
     UPDATE run_queue q
        SET status = 'COMPLETE', claim_id = p_claim_id, claimed_by = p_runner_id,
+           claim_nonce = CASE WHEN p_late THEN v_nonce ELSE q.claim_nonce END,
            claimed_at = CASE WHEN p_late THEN NULL ELSE q.claimed_at END,
            lease_expires_at = NULL, retry_after = NULL, completed_at = now(), error_detail = NULL,
            progress = NULL, updated_at = now()

@@ -191,7 +191,7 @@ impl Scene {
         let runner = if class == Class::Small { &self.small } else { &self.big };
         let request = ClaimRequest::default();
         let job = claim(client, &runner.authenticated, TERMS, &request).await.unwrap();
-        job.map(|job| job.priority)
+        job.job().map(|job| job.priority)
     }
 }
 

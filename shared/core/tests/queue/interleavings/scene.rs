@@ -69,7 +69,7 @@ impl Scene {
         let run_id = fixture::enqueue_run(client, &run).await.run_id;
         // What a runner learns of its job, without claiming this row.
         let probe =
-            claim(client, &ann.authenticated, TERMS, &ClaimRequest::default()).await.unwrap().unwrap();
+            claim(client, &ann.authenticated, TERMS, &ClaimRequest::default()).await.unwrap().job().unwrap();
         client
             .batch_execute(
                 "UPDATE run_queue SET status = 'PENDING', claim_id = NULL, claimed_by = NULL, claimed_at = NULL, \
@@ -196,7 +196,7 @@ impl Scene {
                 let request = ClaimRequest { claim_id: Some(uuid(id)), capabilities: None };
                 let runner = &self.runner(id.owner()).authenticated;
                 let job = claim(client, runner, TERMS, &request).await;
-                job.map(|job| if job.is_some() { "claimed" } else { "empty" }.to_owned())
+                job.map(|outcome| if outcome.job().is_some() { "claimed" } else { "empty" }.to_owned())
             }
             Op::Heartbeat(id) => {
                 let body = json!({"claim_id": uuid(id)}).to_string();
