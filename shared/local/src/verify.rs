@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::api_gateway::template;
-use crate::demo::connect;
 use crate::error::{Error, ErrorContext, Result};
 use crate::lambda::build;
 use crate::lambda::runtime_api::{Function, Settings};
+use crate::postgres::connect;
 use crate::workspace;
 
 /// Submissions per invocation.

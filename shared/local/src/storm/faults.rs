@@ -10,7 +10,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use bakeoff_core::runners::token::rotate_key_set;
 
@@ -22,7 +22,7 @@ use super::schedule::Fault;
 use super::world::World;
 use crate::api_gateway::event::scheduled_event;
 use crate::error::{Error, ErrorContext, Result};
-use crate::postgres::Cluster;
+use crate::postgres::{Cluster, connect};
 use crate::stack::Stack;
 
 /// The functions whose processes are killed, those that matter most named most often.
@@ -212,14 +212,6 @@ impl Conductor {
     pub(super) async fn database(&self) -> Result<Client> {
         connect(&self.database_url).await
     }
-}
-
-/// Connects; the connection's end shows in the client's next query.
-pub(super) async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) =
-        tokio_postgres::connect(url, NoTls).await.context("connect to the database")?;
-    tokio::spawn(connection);
-    Ok(client)
 }
 
 /// Starts a cluster without holding up the runtime.

@@ -31,7 +31,7 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use self::disk::Disk;
-use self::faults::{Conductor, connect, start_cluster};
+use self::faults::{Conductor, start_cluster};
 use self::invariants::Checked;
 use self::log::Story;
 use self::proxy::Proxy;
@@ -40,7 +40,7 @@ use self::results::Template;
 use self::runner::Runner;
 use self::world::World;
 use crate::error::{Error, ErrorContext, Result};
-use crate::postgres::Cluster;
+use crate::postgres::{Cluster, connect};
 use crate::stack::{self, Stack};
 use crate::verify::all_evidence;
 use crate::workspace;
