@@ -211,11 +211,19 @@ fn gaps_hold(exchanges: &[Exchange]) -> std::result::Result<(), Broken> {
 }
 
 async fn asks_again(scene: &Scene, lost: u64) -> Held {
-    // Lost from before the job is there: the answers with the job are among them.
+    // Every answer is lost from before the job is there until enough answers with the job are.
     let mark = scene.mark();
+    scene.proxy.direct(|asked| match asked.operation {
+        Operation::Claim => Fault::LoseAnswer,
+        _ => Fault::None,
+    });
     let run_id = scene.enqueue(1).await?;
-    let lost = u32::try_from(lost).unwrap_or(1);
-    scene.faults((1..=lost).map(|number| ((Operation::Claim, number), Fault::LoseAnswer)));
+    let enough = |seen: &[Exchange]| {
+        let with_job = seen.iter().filter(|exchange| exchange.asked.operation == Operation::Claim);
+        with_job.filter(|claim| claim.answer["run_id"] == run_id.as_str()).count() as u64 >= lost
+    };
+    held!(scene.until("a claim of the job", enough).await);
+    scene.faults([]);
     held!(scene.until_status(&run_id, "COMPLETE").await);
     let claims = scene.since(mark, Operation::Claim);
     let with_job: Vec<&Exchange> =
