@@ -11,6 +11,7 @@ mod tests;
 
 use bakeoff_core::queue::claim::{ClaimOutcome, ClaimRequest, claim};
 use bakeoff_core::queue::explain::explain;
+use bakeoff_core::queue::next_chance::{NextChance, next_chance};
 use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::problem::jittered_retry_after;
 use bakeoff_lambda::telemetry::Metric;
@@ -32,7 +33,16 @@ async fn answer(app: &App, request: Request) -> Result {
             let reply = Reply::json(200, &job)?.metric(Metric::count("Claims"));
             return Ok(reply.caller(runner.runner_id()));
         }
-        ClaimOutcome::NoJob => (jittered_retry_after(10, 20), "EmptyClaims"),
+        ClaimOutcome::NoJob => {
+            let (from, to) = match next_chance(&client, &runner, &claim_request).await? {
+                NextChance::Deferred(seconds) => {
+                    (u64::from(seconds.min(60)) + 1, u64::from(seconds.min(60)) + 5)
+                }
+                NextChance::HeldByOthers => (10, 20),
+                NextChance::Nothing => (50, 70),
+            };
+            (jittered_retry_after(from, to), "EmptyClaims")
+        }
         ClaimOutcome::Paused { retry_after_s } => {
             (jittered_retry_after(retry_after_s, retry_after_s + retry_after_s / 4), "PausedClaims")
         }

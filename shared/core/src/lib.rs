@@ -2,13 +2,16 @@
 
 pub mod audit;
 pub mod audit_chain;
+pub mod audit_trail;
 pub mod document;
 pub mod error;
 pub mod field_error;
 pub mod migrate;
+pub mod name;
 pub mod queue;
 pub mod results;
 pub mod runners;
 pub mod runs;
+mod utc;
 
 pub use error::Error;

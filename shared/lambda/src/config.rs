@@ -17,6 +17,8 @@ pub struct Config {
     pub token_ttl: Duration,
     /// The terms of a lease: `LEASE_TTL_S`, `HEARTBEAT_INTERVAL_S`.
     pub lease: LeaseTerms,
+    /// Whether anyone may see the names of runners: `PUBLIC_RUNNER_NAMES`, default `false`.
+    pub public_runner_names: bool,
     /// How to connect to Postgres.
     pub database: DatabaseSource,
     /// The authorities that may certify Postgres: those of AWS, or of the PEM file `PGSSLROOTCERT`.
@@ -107,6 +109,12 @@ impl Config {
                     terms.heartbeat_interval_s,
                 )?,
             },
+            public_runner_names: parse_variable(
+                variable,
+                "PUBLIC_RUNNER_NAMES",
+                false,
+                "must be true or false",
+            )?,
             database: Self::database(variable)?,
             database_roots: variable("PGSSLROOTCERT").map_or(Roots::Aws, Roots::File),
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {

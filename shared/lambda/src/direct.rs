@@ -6,6 +6,8 @@ use crate::problem::Refusal;
 use crate::request::Request;
 use crate::response::Reply;
 use crate::serve::respond;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use lambda_http::lambda_runtime::LambdaEvent;
 use lambda_http::{Body, Error, RequestExt, Response};
 use serde_json::value::RawValue;
@@ -52,7 +54,10 @@ where
 /// The problem document of a server error.
 pub fn direct_outcome(outcome: crate::Result) -> Result<Value, Error> {
     let reply: Reply = outcome.unwrap_or_else(Refusal::into_reply);
-    let body: Value = reply.body().map(serde_json::from_str).transpose()?.unwrap_or_default();
+    let body = match &reply.body {
+        Body::Binary(bytes) => json!({ "content_base64": STANDARD.encode(bytes) }),
+        body => serde_json::from_slice(body).unwrap_or_default(),
+    };
     if reply.status() >= 500 { Err(body.to_string().into()) } else { Ok(body) }
 }
 
@@ -62,11 +67,14 @@ fn as_gateway_response(response: Response<Body>) -> Result<Value, Error> {
         .iter()
         .map(|(name, value)| Ok((name.to_string(), json!(value.to_str()?))))
         .collect::<Result<_, Error>>()?;
-    let body = std::str::from_utf8(response.body())?;
+    let (body, is_base64) = match response.body() {
+        Body::Binary(bytes) => (STANDARD.encode(bytes), true),
+        body => (str::from_utf8(body)?.to_owned(), false),
+    };
     Ok(json!({
         "statusCode": response.status().as_u16(),
         "headers": headers,
         "body": body,
-        "isBase64Encoded": false,
+        "isBase64Encoded": is_base64,
     }))
 }

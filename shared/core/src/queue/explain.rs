@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::queue::claim::ClaimRequest;
+use crate::queue::requirement::{Ability, MissedJob, Requirement};
 use crate::runners::runner::AuthenticatedRunner;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -9,9 +10,10 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 const EXPLAIN: &str = include_str!("explain.sql");
+const LANES: &str = include_str!("explain_lanes.sql");
 
 /// Number of rows excluded by each requirement. A row that fails both VRAM and quantization is counted in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
     /// Ready rows that require more VRAM than the runner has.
     pub vram: i64,
@@ -28,6 +30,8 @@ pub struct Explanation {
     /// Until when the runner's claims get no job because of them; null if they are not paused.
     #[serde(with = "time::serde::rfc3339::option")]
     pub paused_until: Option<OffsetDateTime>,
+    /// The ready job that the runner comes nearest to, if it can take none.
+    pub nearest_miss: Option<MissedJob>,
 }
 
 /// Counts the rows that the runner cannot claim, by reason. Uses the capabilities of the request, or those
@@ -66,5 +70,42 @@ pub async fn explain(
         eligible: row.try_get("eligible")?,
         failures_in_a_row: row.try_get("failures_in_a_row")?,
         paused_until: row.try_get("paused_until")?,
+        nearest_miss: nearest_miss(client, runner, request).await?,
     })
+}
+
+/// Finds the requirement of a ready job that the runner lacks least for; `None` if it can take one, or none is ready.
+async fn nearest_miss(
+    client: &Client,
+    runner: &AuthenticatedRunner,
+    request: &ClaimRequest,
+) -> Result<Option<MissedJob>, Error> {
+    let capabilities = request.capabilities.as_ref();
+    let lanes = client
+        .query_typed(
+            LANES,
+            &[
+                (&runner.runner_id(), Type::TEXT),
+                (&capabilities.map(|capabilities| capabilities.vram_gb), Type::FLOAT8),
+                (&capabilities.map(|capabilities| &capabilities.quantizations), Type::TEXT_ARRAY),
+            ],
+        )
+        .await?;
+    let Some(first) = lanes.first() else { return Ok(None) };
+    let supported: Vec<String> = first.try_get("supported")?;
+    let ability = Ability {
+        runner_id: runner.runner_id(),
+        vram_gb: first.try_get("vram_gb")?,
+        quantizations: &supported,
+    };
+    let requirements = lanes
+        .iter()
+        .map(|lane| {
+            Ok(Requirement {
+                required_vram_gb: lane.try_get("required_vram_gb")?,
+                quantizations: lane.try_get("quantizations")?,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    Ok(ability.nearest_miss(requirements))
 }

@@ -38,10 +38,13 @@ async fn explain_counts_the_rows_excluded_by_each_requirement() {
         eligible: 0,
         failures_in_a_row: 0,
         paused_until: None,
+        nearest_miss: None,
     };
-    assert_eq!(explanation, expected);
+    let miss = explanation.nearest_miss.clone().unwrap();
+    assert_eq!(miss.detail, "the nearest job needs 46 GB with q4_k_m; this runner has 8 GB");
+    assert_eq!(Explanation { nearest_miss: None, ..explanation }, expected);
 
-    fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
+    fixture::undemanding_run(&client).await;
     assert_eq!(explain(&client, &small.authenticated, &request).await.unwrap().eligible, 1);
 
     revoke(&client, &fixture::admin(), &small.machine.key_id(), None).await.unwrap();

@@ -10,5 +10,7 @@ mod failing_runners;
 mod heartbeat;
 mod interleavings;
 mod lifecycle;
+mod next_chance;
+mod overview;
 mod reap;
 mod release;

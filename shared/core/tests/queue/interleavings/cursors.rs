@@ -87,7 +87,7 @@ impl Scene {
     async fn prepare(client: &Client, cursors: Cursors) -> Arc<Self> {
         let small = fixture::runner_with(client, "small", 8.0, &["q4_k_m"]).await;
         let big = fixture::runner_with(client, "big", 24.0, &["q4_k_m"]).await;
-        let row = fixture::enqueue_run(client, &fixture::undemanding_run()).await;
+        let row = fixture::undemanding_run(client).await;
         let template = "SELECT run_id, prompt_id FROM run_queue";
         let template = client.query_one(template, &[]).await.unwrap();
         let template: (Uuid, i32) = (template.get(0), template.get(1));
