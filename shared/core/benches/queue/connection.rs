@@ -1,4 +1,4 @@
-//! A runner on its connection, and what it does.
+//! A runner with a connection of its own, and the operations that are timed.
 
 use crate::mix::Lanes;
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
@@ -13,7 +13,7 @@ const COMPLETE: &str = "UPDATE run_queue
      WHERE claim_id = $1 AND claimed_by = $2 AND status IN ('CLAIMED', 'IN_PROGRESS')";
 const PLAIN: &str = include_str!("plain.sql");
 
-/// What is timed.
+/// The operations that are timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// One durable update of one row by its key: no claim can cost less.
@@ -22,15 +22,15 @@ pub(crate) enum Operation {
     Claim,
     /// A claim and the submit of its signed result.
     Cycle,
-    /// A claim and its row's completion, without the result and its evidence: what other queues call a job.
+    /// A claim and the completion of its row, without result and evidence: what other queues call a job.
     Complete,
-    /// A heartbeat of one claim again and again.
+    /// Heartbeats of one claim.
     Heartbeat,
-    /// The rejected design.
+    /// A claim by the rejected design (`plain.sql`).
     Plain,
 }
 
-/// One runner with a connection of its own.
+/// A runner and the connection of its own that it sends requests on.
 pub(crate) struct Connection {
     client: Client,
     runner: Runner,
@@ -40,7 +40,7 @@ pub(crate) struct Connection {
     live: Option<Job>,
 }
 
-/// A new connection.
+/// Opens a connection that times nothing.
 pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server answers");
     tokio::spawn(connection);
@@ -48,7 +48,7 @@ pub(crate) async fn connect(url: &str) -> Client {
 }
 
 impl Operation {
-    /// For the table.
+    /// The name in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
@@ -62,7 +62,7 @@ impl Operation {
 }
 
 impl Connection {
-    /// Allows, registers and authenticates a runner that can serve its part of `lanes`.
+    /// Allows, registers and authenticates a runner that fits its part of `lanes`.
     pub(crate) async fn open(url: &str, number: i32, lanes: Lanes) -> Self {
         let client = connect(url).await;
         let (vram_gb, quantizations) = lanes.capabilities(&client).await;
@@ -71,7 +71,7 @@ impl Connection {
         Self { client, runner, number, vram_gb, quantizations, live: None }
     }
 
-    /// Does it once. Returns false when the queue had nothing.
+    /// Runs an operation once. Returns false if the queue had no row for it.
     pub(crate) async fn run(&mut self, operation: Operation) -> bool {
         match operation {
             Operation::Floor => {

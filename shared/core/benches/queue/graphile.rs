@@ -1,4 +1,4 @@
-//! The same cycle, claim and complete, by graphile-worker on the same server (`../graphile`).
+//! Compares the cycle of claim and completion with graphile-worker's on the same server (`../graphile`).
 
 use crate::connection::{Connection, Operation, connect};
 use crate::mix::{Mix, load};
@@ -64,7 +64,7 @@ impl Script<'_> {
         command
     }
 
-    /// The versions of the lock file.
+    /// Installs the versions of the lock file.
     fn npm_install(&self) -> Result<(), Box<dyn Error>> {
         let status = Self::command("npm").args(["ci", "--no-audit", "--no-fund", "--silent"]).status()?;
         status.success().then_some(()).ok_or_else(|| "npm ci failed".into())

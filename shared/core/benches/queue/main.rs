@@ -1,9 +1,9 @@
-//! The queue's benchmark: what a claim costs, whatever stands in the queue.
+//! The queue's benchmark: what a claim costs by depth, mix and number of claimers.
 //!
-//! It starts a durable PostgreSQL of its own, loads each mix at each depth, and lets the project's own
-//! operations take turns with the floor (one durable single-row update by key, same client). What it prints
-//! are ratios against that floor, so that they mean something on any machine. It writes the same to
-//! `target/bench/queue.json` and a plot to `target/bench/queue.svg`.
+//! It starts a durable PostgreSQL of its own, loads each mix at each depth, and runs the project's operations in
+//! turns with the floor: one durable single-row update by key, by the same client. It prints ratios
+//! to that floor, because timings of one machine say little of another, and writes them to
+//! `target/bench/queue.json`, with a plot in `target/bench/queue.svg`.
 
 #![allow(clippy::cast_precision_loss, reason = "counts of rows, far below 2^52")]
 
@@ -74,11 +74,11 @@ async fn run(url: &str, options: &Options, target: &Path) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// One mix at one depth.
+/// Measures one mix at one depth.
 async fn measure(url: &str, client: &Client, options: &Options, mix: Mix, depth: i64, lines: &mut Vec<Line>) {
     let mut snapshot = mix::load(client, connect(url).await, mix, depth).await;
     for (turn, &count) in options.connections.iter().enumerate() {
-        // A short queue does not last for all of them.
+        // A short queue does not hold enough rows for all of them.
         if turn > 0 && depth < 100_000 {
             drop(snapshot);
             snapshot = mix::load(client, connect(url).await, mix, depth).await;

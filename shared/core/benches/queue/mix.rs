@@ -1,4 +1,4 @@
-//! What stands in the queue.
+//! The contents of the queue, by mix and depth.
 
 use bakeoff_testkit::fixture;
 use std::time::Instant;
@@ -6,14 +6,14 @@ use tokio_postgres::Client;
 
 /// Claimable rows behind those that are not: enough for every claim that is measured.
 const CLAIMABLE_MIN: i64 = 12_000;
-/// Rows of one INSERT, so that progress shows.
+/// Rows of one INSERT, so that progress is visible.
 const BATCH: i64 = 100_000;
 /// Completions without vacuum.
 const COMPLETED: i64 = 500_000;
-/// Completions that an old snapshot elsewhere keeps from ever being cleaned up.
+/// Completions whose dead index entries an old snapshot keeps.
 const COMPLETED_BEHIND_A_SNAPSHOT: i64 = 50_000;
 
-/// A queue in a certain state.
+/// A state of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mix {
     /// Every row fits.
@@ -37,7 +37,7 @@ pub(crate) enum Mix {
     /// As [`Mix::Quantization90`], and the rows the runner could take were all completed but the last,
     /// while a snapshot from before is open.
     OldSnapshotBehind,
-    /// One row in 150 fits, from the first to the last: more than a walk apart.
+    /// One row in 150 fits, all through the queue: more than a walk apart.
     Sparse,
     /// As [`Mix::Quantization90`], with 30 quantizations × 400 sizes.
     ManyLanes,
@@ -115,12 +115,12 @@ impl Mix {
         }
     }
 
-    /// Whether so many rows hold enough claimable ones for every claim that is measured.
+    /// Whether a queue of this depth has rows that a claim can take.
     pub(crate) fn fits(self, depth: i64) -> bool {
         self != Self::Sparse || depth / 150 >= 6_000
     }
 
-    /// How many claimable rows are completed before anything is measured.
+    /// How many claimable rows are completed before the measurement.
     fn completed(self) -> i64 {
         match self {
             Self::Completed => COMPLETED,
@@ -136,7 +136,7 @@ impl Mix {
 }
 
 impl Lanes {
-    /// What a runner of the mix says it can do.
+    /// Returns the capabilities of the mix's runner: VRAM in GB and quantizations.
     pub(crate) async fn capabilities(self, client: &Client) -> (f64, Vec<String>) {
         let served = if self.by_size { self.quantizations } else { self.quantizations / 2 };
         let names = "SELECT name FROM quantization_methods ORDER BY quantization_id LIMIT $1";
@@ -146,7 +146,7 @@ impl Lanes {
     }
 }
 
-/// Empties the queue and fills it anew. Returns a connection that holds the old snapshot, if any.
+/// Empties the queue and loads a mix. Returns a connection that holds the old snapshot, if any.
 pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i64) -> Option<Client> {
     let started = Instant::now();
     client
@@ -255,7 +255,7 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
         .expect("rows");
 }
 
-/// Completes the first rows that could be claimed.
+/// Completes the first claimable rows.
 async fn complete(client: &Client, elsewhere: Client, mix: Mix) -> Option<Client> {
     if mix.completed() == 0 {
         return None;

@@ -1,4 +1,4 @@
-//! Claim latency by depth, as a picture.
+//! Draws claim latency by depth.
 
 use crate::connection::Operation;
 use crate::mix::Mix;

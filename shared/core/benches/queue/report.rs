@@ -12,18 +12,18 @@ pub(crate) struct Line {
     pub(crate) connections: usize,
     pub(crate) operation: Operation,
     pub(crate) sample: Sample,
-    /// Of the same turns.
+    /// The floor, in the same turns.
     pub(crate) floor: Sample,
 }
 
-/// A goal, and what was measured.
+/// A goal and its measurement.
 pub(crate) struct Goal {
     pub(crate) what: String,
     pub(crate) measured: f64,
     pub(crate) bound: Bound,
 }
 
-/// Which side of a number is good.
+/// The bound of a goal.
 #[derive(Clone, Copy)]
 pub(crate) enum Bound {
     AtMost(f64),
@@ -31,12 +31,12 @@ pub(crate) enum Bound {
 }
 
 impl Line {
-    /// Latency in medians of the floor: what of it is not the machine's.
+    /// Returns the median latency as a multiple of the floor's.
     pub(crate) fn cost(&self) -> f64 {
         self.sample.median_ms() / self.floor.median_ms()
     }
 
-    /// Throughput as a share of the floor's.
+    /// Returns the throughput as a share of the floor's.
     fn share(&self) -> f64 {
         self.sample.per_second() / self.floor.per_second()
     }
@@ -108,7 +108,7 @@ impl Goal {
     }
 }
 
-/// What the table's lines say about the goals.
+/// Derives the goals' measurements from the table's lines.
 pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
     let claim = |mix: Mix, depth: i64| {
         lines.iter().find(|line| {
@@ -164,7 +164,7 @@ pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
     goals
 }
 
-/// Everything measured.
+/// Returns everything measured as JSON.
 pub(crate) fn json(lines: &[Line], goals: &[Goal]) -> Value {
     let goals: Vec<Value> = goals
         .iter()

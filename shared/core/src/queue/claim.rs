@@ -1,5 +1,5 @@
-//! A claim: the best job that the runner can serve, for as long as it keeps its lease.
-//! What happens is in `claim.sql`.
+//! Claim: gives a runner the first job that it can serve, under a lease. `claim.sql` has the statement and
+//! `claim.md` explains the protocol.
 
 use crate::document::Object;
 use crate::error::Error;
@@ -18,43 +18,43 @@ const CLAIM: &str = "SELECT * FROM queue_claim($1, $2, $3, $4, $5, $6)";
 /// A request for a job.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimRequest {
-    /// Fencing token and idempotency key in one, made by the runner: sent again, it returns the same
-    /// live claim.
+    /// Fencing token and idempotency key in one, chosen by the runner. Sent again, it returns the same live
+    /// claim.
     pub claim_id: Option<Uuid>,
-    /// What the runner can do now; absent: as registered.
+    /// The runner's capabilities; those of its registration if absent.
     pub capabilities: Option<Capabilities>,
 }
 
-/// A claimed job, as it goes to the runner.
+/// A claimed job: the reply to the runner.
 #[derive(Clone, Debug, Serialize)]
 pub struct Job {
     /// The run: the result must be signed for it.
     pub run_id: Uuid,
-    /// The row of the queue.
+    /// The claimed row of the queue.
     pub queue_id: Uuid,
-    /// Names the claim in everything that follows.
+    /// The claim. Every later request about the job names it.
     pub claim_id: Uuid,
     /// Known to the claim's holder only: a signed result that holds it was computed under this claim.
     pub nonce: Uuid,
-    /// Which try this is, from 1.
+    /// Number of this attempt, from 1.
     pub attempt: i32,
-    /// How often a failed attempt is tried again.
+    /// How many times a failed attempt is retried.
     pub max_attempts: i32,
-    /// Lower comes first.
+    /// Priority; a lower number is claimed first.
     pub priority: i32,
-    /// When the claim lapses unless a heartbeat comes.
+    /// When the lease expires unless a heartbeat renews it.
     #[serde(with = "time::serde::rfc3339")]
     pub lease_expires_at: OffsetDateTime,
-    /// How often to send one.
+    /// Seconds between two heartbeats.
     pub heartbeat_interval_s: i32,
-    /// The database's time.
+    /// The database's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub server_time: OffsetDateTime,
-    /// The first model in full; null for a row that names none.
+    /// The first model in full; null if the row names no model.
     pub model: Option<Box<RawValue>>,
-    /// The models by the ids that config and records use.
+    /// The models, by the ids that `config` and the records use.
     pub models: Box<RawValue>,
-    /// The prompts by the ids that config and records use.
+    /// The prompts, by the ids that `config` and the records use.
     pub prompts: Box<RawValue>,
     /// As enqueued.
     pub tasks: Box<RawValue>,
@@ -65,16 +65,16 @@ pub struct Job {
     pub unknown_quantizations: Vec<String>,
 }
 
-/// What a claim brings.
+/// The outcome of a claim.
 #[derive(Clone, Debug)]
 pub enum ClaimOutcome {
-    /// A job.
+    /// The runner has a job.
     Claimed(Box<Job>),
     /// No job is eligible.
     NoJob,
-    /// The runner failed several jobs in a row: it gets none for a while.
+    /// The runner failed several jobs in a row, and its claims are paused.
     Paused {
-        /// For how long, in seconds.
+        /// Seconds until the pause ends.
         retry_after_s: u64,
     },
 }
@@ -90,7 +90,7 @@ impl ClaimOutcome {
 }
 
 impl ClaimRequest {
-    /// Reads the request's body; every fault is listed.
+    /// Parses the request's body and reports every invalid field.
     pub fn parse(body: &str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).map(|mut object| {
@@ -105,10 +105,12 @@ impl ClaimRequest {
     }
 }
 
-/// Claims the best job that the runner can serve: lowest priority, then oldest.
+/// Claims the first job that the runner can serve: lowest priority, then oldest.
 ///
-/// Refused: [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] when the claim id was used before and is not
-/// live, [`Error::ClaimIdTaken`] when it is another runner's.
+/// # Errors
+///
+/// [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] if the claim id was used before and its claim has ended;
+/// [`Error::ClaimIdTaken`] if the claim id is another runner's.
 pub async fn claim(
     client: &Client,
     runner: &AuthenticatedRunner,

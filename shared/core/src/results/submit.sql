@@ -1,8 +1,8 @@
--- What a claim entitles a submit to. Late is welcome: a claim that lapsed, or was returned by a
--- revocation, completes the row while nobody has.
+-- Returns whether a claim may complete its row. A claim that lapsed, or that a revocation ended, may do so as
+-- long as no other result has.
 --
--- Returns a table because only such a function becomes part of its caller's plan; another is planned anew
--- at each call, which takes longer than all the rest of a look.
+-- Returns a table, because Postgres inlines only such a function into its caller's plan. Planning it at each call
+-- takes longer than the rest of a lookup.
 CREATE OR REPLACE FUNCTION queue_claim_state(p_run_id uuid, p_claim_id uuid, p_runner_id text)
 RETURNS TABLE (
     claim_state text, -- on_time, late, claim_lost, run_finished, cancelled
@@ -29,8 +29,11 @@ RETURNS TABLE (
       ) c ON true
 $$;
 
--- What a submit needs to know before it can compute anything: whether this very result was accepted
--- before, what the claim entitles to, and which database ids the job's own names stand for.
+-- Reads what a submit needs: whether the same result was accepted before, whether the claim may complete its
+-- row, and the job's models and prompts with their database ids.
+--
+-- The settings here and below: a kept plan may date from a time when the tables were small, and planning each
+-- statement anew takes longer than executing it.
 CREATE OR REPLACE FUNCTION queue_submit_lookup(
     p_run_id    uuid,
     p_claim_id  uuid,
@@ -71,10 +74,8 @@ BEGIN
       LEFT JOIN submissions b ON b.run_id = p_run_id AND b.sha256 = p_sha256;
 END $$;
 
--- The settings, here and above: plans are kept, and from days on which the tables were small.
---
--- Completes the row: evidence, metrics, run and row in one transaction. The caller looked before
--- (queue_submit_lookup); everything it saw is checked again here under the row's lock.
+-- Completes the row: writes evidence, metrics, run and row in one transaction. Checks again, under the row's lock,
+-- what queue_submit_lookup returned to the caller.
 CREATE OR REPLACE FUNCTION queue_submit(
     p_run_id            uuid,
     p_queue_id          uuid,
@@ -99,7 +100,7 @@ CREATE OR REPLACE FUNCTION queue_submit(
     p_submitted_at      timestamptz,
     p_file_names        text[],
     p_file_contents     bytea[]
-) RETURNS text -- accepted, moved (look again), key_not_allowed, signer_not_allowed
+) RETURNS text -- accepted, moved (the state changed: repeat the lookup), key_not_allowed, signer_not_allowed
 LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -120,7 +121,7 @@ BEGIN
         END IF;
     END IF;
 
-    -- The reaper, another submit, a cancel: whoever has the row now, we come after them and look anew.
+    -- Waits for a reaper, another submit or a cancel that holds the row; the next statement sees what it did.
     SELECT q.claim_id, q.claimed_by, q.claimed_at, q.status INTO v_holder
       FROM run_queue q WHERE q.queue_id = p_queue_id FOR UPDATE;
     SELECT s.claim_state INTO v_claim_state FROM queue_claim_state(p_run_id, p_claim_id, p_runner_id) s;
@@ -129,11 +130,11 @@ BEGIN
     END IF;
 
     IF p_late THEN
-        -- Whoever holds the job now worked for nothing, and learns it at the next heartbeat.
+        -- The claim that holds the row now is superseded: its runner is told to cancel at its next heartbeat.
         INSERT INTO past_claims (claim_id, queue_id, runner_id, claimed_at, ended_by)
         SELECT v_holder.claim_id, p_queue_id, v_holder.claimed_by, v_holder.claimed_at, 'superseded'
          WHERE v_holder.status IN ('CLAIMED', 'IN_PROGRESS');
-        -- The row takes the late claim as its own again.
+        -- The late claim becomes the row's claim again.
         DELETE FROM past_claims c WHERE c.claim_id = p_claim_id RETURNING c.nonce INTO v_nonce;
     END IF;
 
@@ -166,7 +167,7 @@ BEGIN
 
     PERFORM queue_write_hardware(p_run_id, p_hardware);
 
-    -- A run of several rows is as good as its worst.
+    -- The status of a run of several rows is the worst of theirs.
     UPDATE runs r
        SET runner_id = p_runner_id, submitted_at = p_submitted_at, prompt_git_hash = p_prompt_git_hash,
            run_status = (SELECT s.run_status FROM submissions s WHERE s.run_id = p_run_id
@@ -179,10 +180,10 @@ BEGIN
     RETURN 'accepted';
 END $$;
 
--- Hardware and software are found by value or made. Nothing in the harness's schema makes them unique, and
--- a database may hold doubles already: a lock per value keeps us from adding any, and the oldest is taken.
--- Looked for without the lock first: it is held until the commit, and would let the results of machines of a
--- kind commit only one at a time.
+-- Finds the rows of hardware and software by value, or inserts them. The harness's schema does not make them unique,
+-- and a database may hold duplicates already: a lock per value prevents more, and the oldest is used. Each is first
+-- looked for without its lock, which is held until the commit: results of equal machines would otherwise commit one at
+-- a time.
 CREATE OR REPLACE FUNCTION queue_write_hardware(p_run_id uuid, p_hardware json)
 RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -260,7 +261,7 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END IF;
 
-    -- A later row of the same run may come from another machine: the last one stands, the peak is kept.
+    -- Another row of the same run may come from another machine: the last machine is kept, and the highest peak.
     INSERT INTO run_hardware_metrics AS m (run_id, system_hardware_id, system_software_id, gpu_hardware_id,
                                            peak_vram_mb, power_limit_w, measured_tflops)
     VALUES (p_run_id, v_hardware_id, v_software_id, v_gpu_id, h.peak_vram_mb, h.power_limit_w, h.measured_tflops)
