@@ -146,7 +146,8 @@ pub struct RunnerActivity {
     pub lapsed_24h: i64,
 }
 
-/// Reads the overview. Its cost does not grow with the rows that wait or have ended: 8 ms of them a million.
+/// Reads the overview. It reads counts that triggers maintain, so its cost does not grow with the rows that wait or
+/// have ended.
 pub async fn overview(client: &Client) -> Result<Overview, Error> {
     let runners = runners(client).await?;
     let abilities = abilities(&runners);
