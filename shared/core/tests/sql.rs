@@ -120,7 +120,7 @@ async fn every_statement_prepares() {
         }
         let types = match name.as_str() {
             "cancel" | "requeue" => vec![uuid.clone(), text.clone(), text.clone()],
-            "reap_begin" => vec![int4.clone(), int4.clone(), int4.clone()],
+            "reap_prune" => vec![int4.clone(), int4.clone(), int4.clone()],
             "allowlist_list" => vec![int8.clone(), int4.clone()],
             "priority" => vec![uuid.clone(), text.clone(), int4.clone()],
             "evidence" => vec![uuid.clone(), text.clone(), uuid.clone(), int4.clone(), int4.clone()],

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-const BEGIN: &str = include_str!("reap_begin.sql");
+const PRUNE: &str = include_str!("reap_prune.sql");
 const REAP_LAPSED: &str = include_str!("reap.sql");
 const END_BACKOFFS: &str = include_str!("reap_deferred.sql");
 const ADD_UP_COUNTS: &str = include_str!("reap_counts.sql");
@@ -66,7 +66,7 @@ pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Resul
     let started = Instant::now();
     let row = client
         .query_typed_one(
-            BEGIN,
+            PRUNE,
             &[
                 (&terms.ttl_s, Type::INT4),
                 (&terms.heartbeat_interval_s, Type::INT4),

@@ -1,6 +1,6 @@
--- Housekeeping before the batches, and the grace period after an outage of the service. If the reaper has not run
--- for longer than a lease lasts after one missed heartbeat (ttl - interval), runners' heartbeats may have failed
--- too. No lease is then ended for one heartbeat interval, so that runners can renew theirs.
+-- Prunes spent proofs, old cursors and silent runners, and sets the grace period after an outage of the service:
+-- if the reaper has not run for longer than a lease lasts after one missed heartbeat (ttl - interval), runners'
+-- heartbeats may have failed too. No lease is then ended for one heartbeat interval, so that runners can renew theirs.
 --
 -- A grace period is never followed directly by another: on a schedule slower than the leases every pause looks
 -- like an outage, and no lease would ever be ended.
