@@ -16,7 +16,7 @@ async fn send(event: &Event) -> Answer {
 }
 
 fn event() -> Event {
-    Event::sample("claim")
+    Event::outside_the_api()
 }
 
 #[tokio::test]

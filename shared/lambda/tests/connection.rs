@@ -36,7 +36,7 @@ async fn serve_statements(
         let sql = if attempts.fetch_add(1, Ordering::Relaxed) == 0 { first } else { second };
         async move { backend_reply(run(app, sql).await?) }
     };
-    let answer = service.send(handler, &Event::sample("claim")).await;
+    let answer = service.send(handler, &Event::outside_the_api()).await;
     (answer, attempts.load(Ordering::Relaxed))
 }
 
@@ -113,7 +113,7 @@ async fn both_attempts_use_the_same_generated_id() {
             ids.lock().unwrap().push(request.generated_id());
             async move { backend_reply(run(app, TERMINATE_BACKEND).await?) }
         };
-        service.send(handler, &Event::sample("claim")).await.problem(503, "unavailable");
+        service.send(handler, &Event::outside_the_api()).await.problem(503, "unavailable");
     }
     let ids = ids.lock().unwrap();
     assert_eq!((ids[0], ids[2]), (ids[1], ids[3]));
@@ -135,10 +135,10 @@ async fn without_a_database_the_service_is_unavailable() {
     let handler = async |app, _: Request| backend_reply(run(app, "").await?);
     // No server listens on port 1.
     let without_database = app(&[("DATABASE_URL", "postgres://bakeoff:s3cret@127.0.0.1:1/bakeoff")]);
-    let answer = serve(&without_database, handler, &Event::sample("claim")).await;
+    let answer = serve(&without_database, handler, &Event::outside_the_api()).await;
     let problem = answer.problem(503, "unavailable");
     assert!(!problem.to_string().contains("127.0.0.1"), "{problem}");
 
-    let answer = serve(&app(&[]), handler, &Event::sample("claim")).await;
+    let answer = serve(&app(&[]), handler, &Event::outside_the_api()).await;
     assert_eq!(answer.problem(500, "internal")["errors"], Value::Null);
 }

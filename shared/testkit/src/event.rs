@@ -119,6 +119,12 @@ impl Event {
         self
     }
 
+    /// Returns a request to a route that the API does not have, for a handler of the test's own: its answer is not
+    /// held against the API's description.
+    pub fn outside_the_api() -> Self {
+        Self::sample("claim").route("POST /test")
+    }
+
     /// Sets the route key.
     #[must_use]
     pub fn route(mut self, route: &str) -> Self {

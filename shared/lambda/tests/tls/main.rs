@@ -53,7 +53,7 @@ async fn ask(app: &App) -> Answer {
         let (port, tls, version): (i32, bool, Option<String>) = (row.get(0), row.get(1), row.get(2));
         Reply::json(200, &json!({ "port": port, "tls": tls, "version": version }))
     };
-    serve(app, handler, &Event::sample("claim")).await
+    serve(app, handler, &Event::outside_the_api()).await
 }
 
 /// A refused server is a 503 that says nothing of the reason, which is in the log.
