@@ -145,9 +145,10 @@ async fn with_evidence(service: &Service, content: &[u8]) {
     let store = "
         WITH made AS (
             INSERT INTO submissions (submission_id, queue_id, run_id, claim_id, runner_id, sha256, signer_kind,
-                                     signer, run_status, late, metrics, receipt, submitted_at)
+                                     signer, run_status, late, bound, metrics, receipt,
+                                     submitted_at)
             SELECT gen_random_uuid(), queue_id, run_id, claim_id, claimed_by, sha256('x'), 'envelope', 'x',
-                   'complete', false, '[]', 'x', now() FROM run_queue
+                   'complete', false, false, '[]', 'x', now() FROM run_queue
             RETURNING submission_id)
         INSERT INTO submission_files SELECT submission_id, 'envelope.json', $1 FROM made";
     service.database.client().await.execute(store, &[&content]).await.unwrap();

@@ -121,11 +121,18 @@ async fn taking_another_runners_name() {
     let mut attacker = target.allowed("names-attacker").await;
     attacker.name = victim.name.clone();
     target.registration(&attacker).send(&target).await.refused(409, "runner_id_taken", "a name in use");
-    // Names that a person might take for the victim's are other names, and other runners.
-    for name in ["names-victim ", "NAMES-VICTIM", "names-victim\u{200b}"] {
+    // A person would take these for the victim's name, and no one could tell them apart on a screen.
+    for name in ["names-victim ", "names-victim\u{200b}", "names-\u{202e}mitciv"] {
         attacker.name = name.to_owned();
-        target.registration(&attacker).send(&target).await.success(200);
+        target.registration(&attacker).send(&target).await.refused(
+            422,
+            "invalid_request",
+            "an invisible difference",
+        );
     }
+    // A visible difference makes it another name, and another runner.
+    attacker.name = "NAMES-VICTIM".to_owned();
+    target.registration(&attacker).send(&target).await.success(200);
     let key = target.client().await;
     let of_victim = "SELECT key_id FROM runners WHERE runner_id = 'names-victim'";
     assert_eq!(key.query_one(of_victim, &[]).await.unwrap().get::<_, String>(0), victim.key_id());
