@@ -46,7 +46,7 @@ pub enum KeyCommand {
 /// `work …`
 #[derive(Debug, Clone, Args)]
 pub struct WorkOptions {
-    /// The queue's address, such as https://queue.example.org.
+    /// The queue's address, such as `https://queue.example.org`.
     #[arg(long, value_name = "URL")]
     pub api: String,
     /// The harness's checkout; its `.venv` is used if there is one.
@@ -111,7 +111,7 @@ pub struct EnqueueOptions {
     /// The harness's config.yaml.
     #[arg(value_name = "CONFIG")]
     pub config: PathBuf,
-    /// The queue's address, such as https://queue.example.org.
+    /// The queue's address, such as `https://queue.example.org`.
     #[arg(long, value_name = "URL")]
     pub api: String,
     /// A model of the config and its descriptor: ID=DESCRIPTOR.json. Once for each model.

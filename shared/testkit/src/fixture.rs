@@ -1,7 +1,7 @@
 //! Fixtures: an allowed runner, an enqueued run, a claimed job, a signed result. All are created through the
 //! core's operations, as in the service.
 //!
-//! Time is moved in the data, never waited for: [`lapsed`].
+//! Time is moved in the data, never waited for: [`expire_lease`].
 
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
 use bakeoff_core::queue::lease::LeaseTerms;

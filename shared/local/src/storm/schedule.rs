@@ -2,7 +2,7 @@
 //!
 //! A fault is due at a fraction of the storm, not at a second of it: a slower machine meets the same faults at the
 //! same depth of work. The faults of the network (replies dropped, requests doubled and delayed) and of the
-//! runners (frozen, failing) are chosen by each runner, from a stream of its own ([`super::runner`]).
+//! runners (frozen, failing) are chosen by each runner, from a stream of its own (`runner`).
 
 use super::random::Random;
 

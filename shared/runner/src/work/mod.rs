@@ -1,6 +1,6 @@
 //! `work`: claims jobs, runs them, and submits their results, until it is asked to stop.
 //!
-//! A job is a small state machine whose state is on the disk ([`journal`]): [`Worker::drive`] takes the next step
+//! A job is a small state machine whose state is on the disk ([`journal`]): `Worker::drive` takes the next step
 //! of whichever state it finds, so that a job taken up after a crash goes the same way as a fresh one.
 //!
 //! ```text
