@@ -8,8 +8,8 @@
 //! All routes require IAM: without API Gateway's IAM context they return `403 not_an_admin`. A direct
 //! invocation (`aws lambda invoke`), which IAM authorizes too, has the payload `{"list": {…}}`,
 //! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}` and returns the body of the corresponding route.
-//! `{"verify_audit": {"position"?, "sha256"?}}` verifies the audit log's chain, against a head noted earlier if one
-//! is given, and returns `{"rows", "head", "faults_found", "faults"}`.
+//! `{"verify_audit": {"position"?, "sha256"?}}` verifies the audit log's chain, against a head recorded earlier if one
+//! is given, and returns `{"rows", "head", "discrepancies_found", "discrepancies"}`.
 
 mod signer_policy;
 #[cfg(test)]
@@ -140,8 +140,8 @@ impl Command for KeysCommand {
             Self::Revoke { key_id, reason } => {
                 Reply::json(200, &revoke(&client, admin, key_id, reason.as_deref()).await?)
             }
-            Self::VerifyAudit(noted) => {
-                Reply::json(200, &audit_chain::verify(&client, noted.as_ref()).await?)
+            Self::VerifyAudit(known_head) => {
+                Reply::json(200, &audit_chain::verify(&client, known_head.as_ref()).await?)
             }
         }
     }

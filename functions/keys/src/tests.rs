@@ -160,12 +160,12 @@ async fn the_audit_log_can_be_verified_against_a_noted_head() {
     let service = Service::start().await;
     send(&service, "keys-add").await.expect(201);
     let verified = service.invoke::<KeysCommand>(&json!({ "verify_audit": {} })).await.unwrap();
-    assert_eq!((&verified["rows"], &verified["faults_found"]), (&json!(1), &json!(0)));
+    assert_eq!((&verified["rows"], &verified["discrepancies_found"]), (&json!(1), &json!(0)));
     let again = service.invoke::<KeysCommand>(&json!({ "verify_audit": verified["head"] })).await.unwrap();
     assert_eq!(again, verified);
     let other = json!({ "position": 1, "sha256": "0".repeat(64) });
     let differs = service.invoke::<KeysCommand>(&json!({ "verify_audit": other })).await.unwrap();
-    assert_eq!(differs["faults"], json!([{ "fault": "changed", "position": 1 }]));
+    assert_eq!(differs["discrepancies"], json!([{ "discrepancy": "changed", "position": 1 }]));
     let half = service.invoke::<KeysCommand>(&json!({ "verify_audit": { "position": 1 } })).await.unwrap();
     assert_eq!((&half["status"], &half["errors"][0]["pointer"]), (&json!(422), &json!("/verify_audit")));
 }

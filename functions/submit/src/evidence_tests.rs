@@ -24,8 +24,8 @@ async fn invoke(app: &bakeoff_lambda::App, payload: &Value) -> Value {
 async fn failing(app: &bakeoff_lambda::App) -> Vec<String> {
     let answer = invoke(app, &json!({ "verify_evidence": {} })).await;
     assert_eq!((&answer["verified"], &answer["next_cursor"]), (&json!(1), &Value::Null), "{answer}");
-    let faults = answer["faults"].as_array().unwrap();
-    faults.iter().map(|fault| fault["check"].as_str().unwrap().to_owned()).collect()
+    let discrepancies = answer["discrepancies"].as_array().unwrap();
+    discrepancies.iter().map(|discrepancy| discrepancy["check"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Each change breaks the named check, and is taken back.
@@ -188,7 +188,7 @@ async fn submissions_are_verified_page_by_page_and_payloads_are_checked() {
     assert_eq!((&first["verified"], first["next_cursor"].is_string()), (&json!(1), true), "{first}");
     let cursor = json!({ "verify_evidence": { "limit": 1, "cursor": first["next_cursor"] } });
     let last = invoke(service.app(), &cursor).await;
-    assert_eq!(last, json!({ "verified": 0, "faults": [], "next_cursor": null }));
+    assert_eq!(last, json!({ "verified": 0, "discrepancies": [], "next_cursor": null }));
     for wrong in [json!({}), json!({ "verify_evidence": { "limt": 1 } }), json!({ "verify": {} })] {
         assert_eq!(invoke(service.app(), &wrong).await["status"], 422, "{wrong}");
     }

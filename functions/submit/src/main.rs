@@ -6,7 +6,7 @@
 //!
 //! A direct invocation (`aws lambda invoke`), which IAM authorizes, has the payload
 //! `{"verify_evidence": {"cursor"?, "limit"?}}`: it verifies stored submissions again and returns
-//! `{"verified", "faults", "next_cursor"}`.
+//! `{"verified", "discrepancies", "next_cursor"}`.
 
 #[cfg(test)]
 mod evidence_tests;

@@ -8,7 +8,7 @@ use crate::trusted_root::{Root, trusted_root};
 use bakeoff_attestation::publication::PublicationBundle;
 use bakeoff_core::document::Object;
 use bakeoff_core::field_error::{FieldError, FieldErrors};
-use bakeoff_core::results::evidence::{EvidenceFault, SignedResult, StoredSubmission, page};
+use bakeoff_core::results::evidence::{EvidenceDiscrepancy, SignedResult, StoredSubmission, page};
 use bakeoff_core::runners::token::VerifyingKeys;
 use bakeoff_lambda::{App, Reply, Result};
 use serde_json::json;
@@ -46,50 +46,53 @@ impl VerifyEvidence {
         errors.finish(command)
     }
 
-    /// Returns `{"verified", "faults", "next_cursor"}`; `next_cursor` is null once all submissions were verified.
+    /// Returns `{"verified", "discrepancies", "next_cursor"}`; `next_cursor` is null once all submissions were verified.
     pub(crate) async fn execute(&self, app: &App, time: Duration) -> Result {
         let started = Instant::now();
         let client = app.database().await?;
         let keys = app.verifying_keys().await?;
         let root = trusted_root(app).await?;
         let ids = page(&client, self.cursor, self.limit.into()).await?;
-        let (mut verified, mut faults) = (0, Vec::new());
+        let (mut verified, mut discrepancies) = (0, Vec::new());
         let mut next_cursor = None;
         for id in &ids {
             if started.elapsed() + RESERVE > time && verified > 0 {
                 break;
             }
-            faults.extend(verify(&StoredSubmission::read(&client, *id).await?, &keys, &root));
+            discrepancies.extend(verify(&StoredSubmission::read(&client, *id).await?, &keys, &root));
             verified += 1;
             next_cursor = Some(*id);
         }
         let all = verified == ids.len() && (ids.len() as i64) < i64::from(self.limit);
         let next_cursor = next_cursor.filter(|_| !all);
-        Reply::json(200, &json!({ "verified": verified, "faults": faults, "next_cursor": next_cursor }))
+        Reply::json(
+            200,
+            &json!({ "verified": verified, "discrepancies": discrepancies, "next_cursor": next_cursor }),
+        )
     }
 }
 
-fn verify(stored: &StoredSubmission, keys: &VerifyingKeys, root: &Root) -> Vec<EvidenceFault> {
+fn verify(stored: &StoredSubmission, keys: &VerifyingKeys, root: &Root) -> Vec<EvidenceDiscrepancy> {
     if stored.signer_kind() == "envelope" {
         return match stored.verify_envelope() {
             Ok(signed) => stored.check(&signed, keys),
-            Err(detail) => vec![stored.fault("signature", detail)],
+            Err(detail) => vec![stored.discrepancy("signature", detail)],
         };
     }
     let files = match PublicationBundle::parse(stored.files().clone()) {
         Ok(files) => files,
         Err(errors) => {
             let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            return vec![stored.fault("files", errors.join("; "))];
+            return vec![stored.discrepancy("files", errors.join("; "))];
         }
     };
     let sha256 = match verify_bundle(stored, &files, root) {
         Ok(sha256) => sha256,
-        Err(detail) => return vec![stored.fault("signature", detail)],
+        Err(detail) => return vec![stored.discrepancy("signature", detail)],
     };
     match signed_result(&files) {
         Ok(result) => stored.check(&SignedResult { sha256, result }, keys),
-        Err(error) => vec![stored.fault("files", error.to_string())],
+        Err(error) => vec![stored.discrepancy("files", error.to_string())],
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A removed row leaves a gap, and a changed one no longer has the digest that the row after it holds. The last
 //! rows have nothing after them, and somebody who can write every row can make a new chain. So the last row's
-//! position and digest ([`Head`]) are also noted outside the database: the reaper returns and logs them each
-//! minute. [`verify`] takes such a noted head and says whether the log still contains it.
+//! position and digest ([`Head`]) are also recorded outside the database: the reaper returns and logs them each
+//! minute. [`verify`] takes such a recorded head and says whether the log still contains it.
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
@@ -40,16 +40,16 @@ pub struct Verified {
     pub rows: i64,
     /// The last of them; `None` for an empty log.
     pub head: Option<Head>,
-    /// How many faults there are.
-    pub faults_found: usize,
+    /// How many discrepancies there are.
+    pub discrepancies_found: usize,
     /// The first 100 of them.
-    pub faults: Vec<Fault>,
+    pub discrepancies: Vec<Discrepancy>,
 }
 
 /// Where the chain is broken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "fault")]
-pub enum Fault {
+#[serde(rename_all = "snake_case", tag = "discrepancy")]
+pub enum Discrepancy {
     /// Rows are missing.
     Missing {
         /// The first missing position.
@@ -57,14 +57,14 @@ pub enum Fault {
         /// The last.
         to: i64,
     },
-    /// The row is not the one that was written: the row after it, or a noted head, holds another digest.
+    /// The row is not the one that was written: the row after it, or a recorded head, holds another digest.
     Changed {
         /// Its position.
         position: i64,
     },
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Discrepancy {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Missing { from, to } => write!(f, "the rows at positions {from} to {to} are missing"),
@@ -75,7 +75,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Returns the last row's position and digest, to be noted outside the database. `None` for an empty log.
+/// Returns the last row's position and digest, to be recorded outside the database. `None` for an empty log.
 ///
 /// # Errors
 /// [`Error::Database`].
@@ -86,12 +86,12 @@ pub async fn head(client: &Client) -> Result<Option<Head>, Error> {
 
 /// Verifies the whole chain. The digests are computed here, not by the database's own function.
 ///
-/// `noted` is a head that was noted earlier. Without one, rows removed from the end do not show.
+/// `recorded` is a head that was recorded earlier. Without one, rows removed from the end do not show.
 ///
 /// # Errors
 /// [`Error::Database`].
-pub async fn verify(client: &Client, noted: Option<&Head>) -> Result<Verified, Error> {
-    let mut chain = Chain::new(noted);
+pub async fn verify(client: &Client, known_head: Option<&Head>) -> Result<Verified, Error> {
+    let mut chain = Chain::new(known_head);
     loop {
         let rows = client.query_typed(ROWS, &[(&chain.position, Type::INT8), (&PAGE, Type::INT8)]).await?;
         for row in &rows {
@@ -150,49 +150,62 @@ impl AuditRow {
 
 /// The chain as far as it has been followed.
 struct Chain<'a> {
-    noted: Option<&'a Head>,
+    known_head: Option<&'a Head>,
     position: i64,
     sha256: [u8; 32],
     rows: i64,
-    faults: Vec<Fault>,
-    faults_found: usize,
+    discrepancies: Vec<Discrepancy>,
+    discrepancies_found: usize,
 }
 
 impl<'a> Chain<'a> {
-    fn new(noted: Option<&'a Head>) -> Self {
-        Self { noted, position: 0, sha256: [0; 32], rows: 0, faults: Vec::new(), faults_found: 0 }
+    fn new(known_head: Option<&'a Head>) -> Self {
+        Self {
+            known_head,
+            position: 0,
+            sha256: [0; 32],
+            rows: 0,
+            discrepancies: Vec::new(),
+            discrepancies_found: 0,
+        }
     }
 
     fn follow(&mut self, row: &AuditRow) {
         if row.position > self.position + 1 {
-            self.fault(Fault::Missing { from: self.position + 1, to: row.position - 1 });
+            self.discrepancy(Discrepancy::Missing { from: self.position + 1, to: row.position - 1 });
         } else if row.previous != self.sha256 {
             // Of the first row the zeros were changed, of any other the row before it.
-            self.fault(Fault::Changed { position: self.position.max(1) });
+            self.discrepancy(Discrepancy::Changed { position: self.position.max(1) });
         }
         (self.position, self.sha256) = (row.position, row.sha256());
         self.rows += 1;
-        if self.noted.is_some_and(|noted| noted.position == row.position && noted.sha256 != hex(&self.sha256))
-        {
-            self.fault(Fault::Changed { position: row.position });
+        if self.known_head.is_some_and(|known_head| {
+            known_head.position == row.position && known_head.sha256 != hex(&self.sha256)
+        }) {
+            self.discrepancy(Discrepancy::Changed { position: row.position });
         }
     }
 
-    fn fault(&mut self, fault: Fault) {
-        self.faults_found += 1;
-        if self.faults.len() < FAULTS_MAX {
-            self.faults.push(fault);
+    fn discrepancy(&mut self, discrepancy: Discrepancy) {
+        self.discrepancies_found += 1;
+        if self.discrepancies.len() < FAULTS_MAX {
+            self.discrepancies.push(discrepancy);
         }
     }
 
     fn end(mut self) -> Verified {
-        if let Some(noted) = self.noted
-            && noted.position > self.position
+        if let Some(known_head) = self.known_head
+            && known_head.position > self.position
         {
-            self.fault(Fault::Missing { from: self.position + 1, to: noted.position });
+            self.discrepancy(Discrepancy::Missing { from: self.position + 1, to: known_head.position });
         }
         let head = (self.rows > 0).then(|| Head { position: self.position, sha256: hex(&self.sha256) });
-        Verified { rows: self.rows, head, faults_found: self.faults_found, faults: self.faults }
+        Verified {
+            rows: self.rows,
+            head,
+            discrepancies_found: self.discrepancies_found,
+            discrepancies: self.discrepancies,
+        }
     }
 }
 

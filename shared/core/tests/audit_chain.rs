@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use bakeoff_core::audit_chain::{Fault, Head, head, verify};
+use bakeoff_core::audit_chain::{Discrepancy, Head, head, verify};
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture;
 use tokio::task::JoinSet;
@@ -32,19 +32,19 @@ async fn tamper(client: &Client, sql: &str) {
     client.batch_execute(&format!("{off}; {sql}; {on}")).await.unwrap();
 }
 
-async fn faults(client: &Client, noted: Option<&Head>) -> Vec<Fault> {
-    verify(client, noted).await.unwrap().faults
+async fn discrepancies(client: &Client, known_head: Option<&Head>) -> Vec<Discrepancy> {
+    verify(client, known_head).await.unwrap().discrepancies
 }
 
 #[tokio::test]
 async fn an_untouched_log_verifies_and_ends_in_its_head() {
     let (_database, client, last) = chain().await;
     let verified = verify(&client, Some(&last)).await.unwrap();
-    assert_eq!((verified.rows, verified.faults_found), (6, 0), "{:?}", verified.faults);
+    assert_eq!((verified.rows, verified.discrepancies_found), (6, 0), "{:?}", verified.discrepancies);
     // Computed here and by the database's function.
     assert_eq!(verified.head, Some(last.clone()));
     write(&client, "later").await;
-    assert_eq!(faults(&client, Some(&last)).await, []);
+    assert_eq!(discrepancies(&client, Some(&last)).await, []);
     assert_eq!(head(&client).await.unwrap().unwrap().position, 7);
 }
 
@@ -52,7 +52,7 @@ async fn an_untouched_log_verifies_and_ends_in_its_head() {
 async fn an_empty_log_verifies() {
     let database = Database::create().await;
     let verified = verify(&database.client().await, None).await.unwrap();
-    assert_eq!((verified.rows, verified.head, verified.faults_found), (0, None, 0));
+    assert_eq!((verified.rows, verified.head, verified.discrepancies_found), (0, None, 0));
 }
 
 #[tokio::test]
@@ -68,8 +68,8 @@ async fn every_changed_column_shows() {
     ] {
         let (_database, client, _) = chain().await;
         tamper(&client, &format!("UPDATE audit_log SET {change} WHERE chain_position = 4")).await;
-        let found = faults(&client, None).await;
-        assert!(found.contains(&Fault::Changed { position: 4 }), "{change}: {found:?}");
+        let found = discrepancies(&client, None).await;
+        assert!(found.contains(&Discrepancy::Changed { position: 4 }), "{change}: {found:?}");
     }
 }
 
@@ -77,7 +77,7 @@ async fn every_changed_column_shows() {
 async fn a_removed_row_and_rows_that_changed_places_show() {
     let (_database, client, _) = chain().await;
     tamper(&client, "DELETE FROM audit_log WHERE chain_position IN (2, 3)").await;
-    assert_eq!(faults(&client, None).await, [Fault::Missing { from: 2, to: 3 }]);
+    assert_eq!(discrepancies(&client, None).await, [Discrepancy::Missing { from: 2, to: 3 }]);
 
     let (_database, client, _) = chain().await;
     tamper(
@@ -86,24 +86,24 @@ async fn a_removed_row_and_rows_that_changed_places_show() {
          UPDATE audit_log SET chain_position = chain_position - 1 WHERE chain_position > 3",
     )
     .await;
-    assert!(!faults(&client, None).await.is_empty(), "closing the gap does not help");
+    assert!(!discrepancies(&client, None).await.is_empty(), "closing the gap does not help");
 
     let (_database, client, _) = chain().await;
     tamper(&client, "DELETE FROM audit_log WHERE chain_position = 1").await;
-    assert_eq!(faults(&client, None).await, [Fault::Missing { from: 1, to: 1 }]);
+    assert_eq!(discrepancies(&client, None).await, [Discrepancy::Missing { from: 1, to: 1 }]);
 }
 
 #[tokio::test]
 async fn the_end_of_the_log_is_held_by_a_noted_head() {
     let (_database, client, last) = chain().await;
     tamper(&client, "UPDATE audit_log SET actor = 'other' WHERE chain_position = 6").await;
-    assert_eq!(faults(&client, None).await, [], "nothing follows the last row");
-    assert_eq!(faults(&client, Some(&last)).await, [Fault::Changed { position: 6 }]);
+    assert_eq!(discrepancies(&client, None).await, [], "nothing follows the last row");
+    assert_eq!(discrepancies(&client, Some(&last)).await, [Discrepancy::Changed { position: 6 }]);
     tamper(&client, "DELETE FROM audit_log WHERE chain_position >= 5").await;
-    assert_eq!(faults(&client, Some(&last)).await, [Fault::Missing { from: 5, to: 6 }]);
+    assert_eq!(discrepancies(&client, Some(&last)).await, [Discrepancy::Missing { from: 5, to: 6 }]);
 }
 
-/// A chain that somebody made anew, digests and all, is whole and is not the one whose head was noted.
+/// A chain that somebody made anew, digests and all, is whole and is not the one whose head was recorded.
 #[tokio::test]
 async fn a_chain_made_anew_is_not_the_noted_one() {
     let (_database, client, last) = chain().await;
@@ -117,8 +117,8 @@ async fn a_chain_made_anew_is_not_the_noted_one() {
          END LOOP; END $$",
     )
     .await;
-    assert_eq!(faults(&client, None).await, []);
-    assert_eq!(faults(&client, Some(&last)).await, [Fault::Changed { position: 6 }]);
+    assert_eq!(discrepancies(&client, None).await, []);
+    assert_eq!(discrepancies(&client, Some(&last)).await, [Discrepancy::Changed { position: 6 }]);
 }
 
 /// T1 draws its id first and commits last; T2 must still come after it or before it, never beside it.
@@ -136,7 +136,7 @@ async fn writers_at_once_make_one_chain() {
     }
     writers.join_all().await;
     let verified = verify(&database.client().await, None).await.unwrap();
-    assert_eq!((verified.rows, verified.faults_found), (200, 0), "{:?}", verified.faults);
+    assert_eq!((verified.rows, verified.discrepancies_found), (200, 0), "{:?}", verified.discrepancies);
 }
 
 /// A snapshot that is older than the last row cannot see what the new row follows.
@@ -152,7 +152,7 @@ async fn a_writer_with_an_old_snapshot_makes_no_fork() {
     let fork = "INSERT INTO audit_log (actor, action) VALUES ('fork', 'test')";
     assert!(transaction.batch_execute(fork).await.is_err());
     drop(transaction);
-    assert_eq!(faults(&client, None).await, []);
+    assert_eq!(discrepancies(&client, None).await, []);
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_run_of_several_rows_in_one_statement_is_chained() {
     client.batch_execute(several).await.unwrap();
     fixture::enqueue_run(&client, &fixture::run()).await;
     let verified = verify(&client, None).await.unwrap();
-    assert_eq!((verified.rows, verified.faults_found), (12, 0), "{:?}", verified.faults);
+    assert_eq!((verified.rows, verified.discrepancies_found), (12, 0), "{:?}", verified.discrepancies);
 }
 
 /// What was written before the chain is chained in the order of its ids.
@@ -186,6 +186,6 @@ async fn older_rows_are_chained_by_the_migration() {
     client.batch_execute(include_str!("../../../migrations/V3__audit_chain.sql")).await.unwrap();
     write(&client, "four").await;
     let verified = verify(&client, None).await.unwrap();
-    assert_eq!((verified.rows, verified.faults_found), (4, 0), "{:?}", verified.faults);
+    assert_eq!((verified.rows, verified.discrepancies_found), (4, 0), "{:?}", verified.discrepancies);
     assert_eq!(verified.head.unwrap().position, 4);
 }

@@ -38,7 +38,7 @@ pub struct Evidence {
     /// How many submissions were verified.
     pub verified: usize,
     /// `{"submission_id", "check", "detail"}` each.
-    pub faults: Vec<Value>,
+    pub discrepancies: Vec<Value>,
 }
 
 /// Verifies every submission of a database again, by the `submit` function's own binary: the one program that links
@@ -65,12 +65,12 @@ pub async fn evidence(options: EvidenceOptions) -> Result<()> {
     let function = template::Function { name: "submit".into(), timeout: TIMEOUT, memory_mb: 512 };
     let log = workspace::target()?.join("verify-evidence.log");
     let function = Function::new(Settings { function, binary, environment, log, instances: 1 });
-    let Evidence { verified, faults } = all_evidence(&function).await?;
-    for fault in &faults {
-        println!("{fault}");
+    let Evidence { verified, discrepancies } = all_evidence(&function).await?;
+    for discrepancy in &discrepancies {
+        println!("{discrepancy}");
     }
-    println!("{verified} submissions verified, {} faults", faults.len());
-    none(faults.len(), "faults")
+    println!("{verified} submissions verified, {} discrepancies", discrepancies.len());
+    none(discrepancies.len(), "discrepancies")
 }
 
 /// Verifies all submissions through a `submit` function.
@@ -85,12 +85,13 @@ pub async fn all_evidence(submit: &Function) -> Result<Evidence> {
         let answer = submit.invoke(Bytes::from(payload)).await;
         let answer = answer.map_err(|error| Error::Failed(format!("{}: {error}", submit.name())))?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-        let (Some(verified), Some(faults)) = (answer["verified"].as_u64(), answer["faults"].as_array())
+        let (Some(verified), Some(discrepancies)) =
+            (answer["verified"].as_u64(), answer["discrepancies"].as_array())
         else {
             return Err(Error::Failed(format!("submit answered {answer}")));
         };
         evidence.verified += verified as usize;
-        evidence.faults.extend(faults.iter().cloned());
+        evidence.discrepancies.extend(discrepancies.iter().cloned());
         cursor = answer["next_cursor"].clone();
         if cursor.is_null() {
             return Ok(evidence);
@@ -98,30 +99,30 @@ pub async fn all_evidence(submit: &Function) -> Result<Evidence> {
     }
 }
 
-/// Verifies the chain of a database's audit log, against a head noted earlier (`POSITION:SHA256`) if one is given.
+/// Verifies the chain of a database's audit log, against a head recorded earlier (`POSITION:SHA256`) if one is given.
 ///
 /// # Errors
 /// When the database cannot be read, or the chain is broken.
 pub async fn audit(database_url: Option<String>, head: Option<String>) -> Result<()> {
-    let noted = head.map(|text| parse_head(&text)).transpose()?;
+    let known_head = head.map(|text| parse_head(&text)).transpose()?;
     let database_url = required(database_url, "--database-url URL, or DATABASE_URL")?;
-    let verified = audit_chain_of(&connect(&database_url).await?, noted.as_ref()).await?;
-    for fault in &verified.faults {
-        println!("{fault}");
+    let verified = audit_chain_of(&connect(&database_url).await?, known_head.as_ref()).await?;
+    for discrepancy in &verified.discrepancies {
+        println!("{discrepancy}");
     }
     if let Some(Head { position, sha256 }) = &verified.head {
         println!("head {position}:{sha256}");
     }
-    println!("{} rows verified, {} faults", verified.rows, verified.faults_found);
-    none(verified.faults_found, "faults")
+    println!("{} rows verified, {} discrepancies", verified.rows, verified.discrepancies_found);
+    none(verified.discrepancies_found, "discrepancies")
 }
 
 /// Verifies the chain of the audit log.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn audit_chain_of(client: &Client, noted: Option<&Head>) -> Result<Verified> {
-    let verified = audit_chain::verify(client, noted).await;
+pub async fn audit_chain_of(client: &Client, known_head: Option<&Head>) -> Result<Verified> {
+    let verified = audit_chain::verify(client, known_head).await;
     verified.map_err(|error| Error::Failed(format!("could not read the audit log: {error}")))
 }
 

@@ -72,7 +72,7 @@ pub struct SignedResult<'a> {
 
 /// Something in which the parts of a stored submission do not agree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct EvidenceFault {
+pub struct EvidenceDiscrepancy {
     /// The submission.
     pub submission_id: Uuid,
     /// `files`, `signature`, `digest`, `run`, `binding`, `metrics` or `receipt`.
@@ -178,52 +178,51 @@ impl StoredSubmission {
         Ok(SignedResult { sha256: verified.sha256(), result: verified.result() })
     }
 
-    /// Returns a fault of this submission.
-    pub fn fault(&self, check: &'static str, detail: impl Into<String>) -> EvidenceFault {
-        EvidenceFault { submission_id: self.submission_id, check, detail: detail.into() }
+    /// Returns a discrepancy of this submission.
+    pub fn discrepancy(&self, check: &'static str, detail: impl Into<String>) -> EvidenceDiscrepancy {
+        EvidenceDiscrepancy { submission_id: self.submission_id, check, detail: detail.into() }
     }
 
     /// Checks digest, run, metrics and receipt against what the signature covers. Empty: all agree.
-    pub fn check(&self, signed: &SignedResult<'_>, keys: &VerifyingKeys) -> Vec<EvidenceFault> {
-        let mut faults = Vec::new();
+    pub fn check(&self, signed: &SignedResult<'_>, keys: &VerifyingKeys) -> Vec<EvidenceDiscrepancy> {
+        let mut discrepancies = Vec::new();
         if signed.sha256.as_slice() != self.sha256 {
-            faults.push(self.fault("digest", "the stored digest is not the signed one"));
+            discrepancies.push(self.discrepancy("digest", "the stored digest is not the signed one"));
         }
         match RunResult::from_canonical(signed.result) {
             Ok(result) => {
-                faults.extend(self.check_run(&result));
-                faults.extend(self.check_binding(&result));
-                faults.extend(self.check_metrics(&result));
+                discrepancies.extend(self.check_run(&result));
+                discrepancies.extend(self.check_binding(&result));
+                discrepancies.extend(self.check_metrics(&result));
             }
-            Err(errors) => {
-                faults.push(self.fault("run", format!("the signed result is invalid: {errors:?}")))
-            }
+            Err(errors) => discrepancies
+                .push(self.discrepancy("run", format!("the signed result is invalid: {errors:?}"))),
         }
-        faults.extend(self.check_receipt(keys));
-        faults
+        discrepancies.extend(self.check_receipt(keys));
+        discrepancies
     }
 
-    fn check_run(&self, result: &RunResult) -> Option<EvidenceFault> {
+    fn check_run(&self, result: &RunResult) -> Option<EvidenceDiscrepancy> {
         if result.run_id() != self.run_id.to_string() {
-            return Some(self.fault("run", format!("the signed result is of run {}", result.run_id())));
+            return Some(self.discrepancy("run", format!("the signed result is of run {}", result.run_id())));
         }
         let status = result.status().as_str();
         (status != self.run_status).then(|| {
-            self.fault("run", format!("it is stored as {}, and signed as {status}", self.run_status))
+            self.discrepancy("run", format!("it is stored as {}, and signed as {status}", self.run_status))
         })
     }
 
     /// The result names its claim and nonce if, and only if, it is stored as bound to the claim.
-    fn check_binding(&self, result: &RunResult) -> Option<EvidenceFault> {
+    fn check_binding(&self, result: &RunResult) -> Option<EvidenceDiscrepancy> {
         match result.binding().check(self.claim_id, self.nonce, false) {
             Ok(bound) if bound == self.bound => None,
-            Ok(bound) => Some(self.fault("binding", format!("the signed result is bound: {bound}"))),
-            Err(error) => Some(self.fault("binding", error.to_string())),
+            Ok(bound) => Some(self.discrepancy("binding", format!("the signed result is bound: {bound}"))),
+            Err(error) => Some(self.discrepancy("binding", error.to_string())),
         }
     }
 
     /// The metrics of the submission are those of the signed result, and those in `run_model_metrics`.
-    fn check_metrics(&self, result: &RunResult) -> Option<EvidenceFault> {
+    fn check_metrics(&self, result: &RunResult) -> Option<EvidenceDiscrepancy> {
         let (models, prompts) = match &self.job {
             Some((models, prompts)) => (
                 models.iter().map(|model| (model.id.clone(), model.model_id)).collect(),
@@ -233,20 +232,29 @@ impl StoredSubmission {
         };
         let computed = match model_metrics(result, &models, &prompts) {
             Ok(computed) => computed,
-            Err(errors) => return Some(self.fault("metrics", format!("none can be computed: {errors:?}"))),
+            Err(errors) => {
+                return Some(self.discrepancy("metrics", format!("none can be computed: {errors:?}")));
+            }
         };
         if computed != self.metrics {
-            return Some(self.fault("metrics", "those of the submission are not those of the signed result"));
+            return Some(
+                self.discrepancy("metrics", "those of the submission are not those of the signed result"),
+            );
         }
         let missing = computed.iter().find(|metrics| !self.written.contains(metrics))?;
         let (prompt, model) = (missing.prompt_id, missing.model_id);
-        Some(self.fault("metrics", format!("run_model_metrics differs for prompt {prompt}, model {model}")))
+        Some(
+            self.discrepancy(
+                "metrics",
+                format!("run_model_metrics differs for prompt {prompt}, model {model}"),
+            ),
+        )
     }
 
-    fn check_receipt(&self, keys: &VerifyingKeys) -> Option<EvidenceFault> {
+    fn check_receipt(&self, keys: &VerifyingKeys) -> Option<EvidenceDiscrepancy> {
         let stated = match keys.verify_receipt(&self.receipt) {
             Ok(stated) => stated,
-            Err(error) => return Some(self.fault("receipt", error.to_string())),
+            Err(error) => return Some(self.discrepancy("receipt", error.to_string())),
         };
         let agrees = stated.submission_id == self.submission_id
             && stated.run_id == self.run_id
@@ -259,7 +267,7 @@ impl StoredSubmission {
             && stated.late == self.late
             && stated.bound == self.bound
             && stated.iat == self.submitted_at.unix_timestamp();
-        (!agrees).then(|| self.fault("receipt", "it states something else than the submission"))
+        (!agrees).then(|| self.discrepancy("receipt", "it states something else than the submission"))
     }
 }
 

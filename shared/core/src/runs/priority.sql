@@ -13,7 +13,7 @@ WITH moved AS (
       FROM moved
      WHERE q.queue_id = moved.queue_id AND q.priority <> $3
     RETURNING moved.priority
-), noted AS (
+), audited AS (
     INSERT INTO audit_log (actor, action, subject, detail)
     SELECT $2, 'run.priority', $1::text,
            jsonb_build_object('priority', $3, 'before', min(priority), 'rows', count(*))

@@ -185,7 +185,7 @@ async fn evidence(conductor: &Conductor) -> Result<Checked> {
     Ok(Checked {
         invariant: "every submission verifies again from its stored bytes",
         of: evidence.verified,
-        violations: evidence.faults.iter().map(ToString::to_string).collect(),
+        violations: evidence.discrepancies.iter().map(ToString::to_string).collect(),
     })
 }
 

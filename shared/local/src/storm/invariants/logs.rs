@@ -360,7 +360,7 @@ async fn chain_is_whole(client: &Client, story: &Story) -> Result<Checked> {
     for head in noted.iter().rev().step_by(step).map(|head| Some(*head)).chain([None]) {
         let verified = audit_chain_of(client, head).await?;
         rows = verified.rows as usize;
-        violations.extend(verified.faults.iter().map(ToString::to_string));
+        violations.extend(verified.discrepancies.iter().map(ToString::to_string));
     }
     Ok(Checked {
         invariant: "the audit log's chain is whole and has every reported head",
