@@ -14,9 +14,9 @@ use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, SubmitTerms, 
 use bakeoff_core::runners::allowlist::check_runner;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::app::parse_body;
+use bakeoff_lambda::database::Session;
 use bakeoff_lambda::telemetry::Metric;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result, serve};
-use deadpool_postgres::Object;
 use uuid::Uuid;
 
 #[tokio::main(flavor = "current_thread")]
@@ -47,7 +47,7 @@ async fn answer(app: &App, request: Request) -> Result {
 async fn accept(
     app: &App,
     service: &str,
-    client: &Object,
+    client: &Session,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
     submitted: &SubmitRequest<'_>,

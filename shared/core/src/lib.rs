@@ -9,5 +9,6 @@ pub mod queue;
 pub mod results;
 pub mod runners;
 pub mod runs;
+pub mod session;
 
 pub use error::Error;

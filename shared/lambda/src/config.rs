@@ -21,6 +21,10 @@ pub struct Config {
     pub database: DatabaseSource,
     /// The authorities that may certify Postgres: those of AWS, or of the PEM file `PGSSLROOTCERT`.
     pub database_roots: Roots,
+    /// Whether a connection keeps prepared statements: `DATABASE_PREPARED_STATEMENTS`, default `false`. Only
+    /// for connections that reach the server directly: a prepared statement pins a connection of RDS Proxy to
+    /// one client, and is missing from the next server session of another multiplexing proxy.
+    pub prepared_statements: bool,
     /// Source of the keys that sign: `SIGNING_KEYS_FILE`, else the secret `SIGNING_KEYS_SECRET_ARN`.
     pub signing_keys: KeySource,
     /// Source of the keys that verify, for a function without signing keys: the secret
@@ -109,6 +113,12 @@ impl Config {
             },
             database: Self::database(variable)?,
             database_roots: variable("PGSSLROOTCERT").map_or(Roots::Aws, Roots::File),
+            prepared_statements: parse_variable(
+                variable,
+                "DATABASE_PREPARED_STATEMENTS",
+                false,
+                "must be true or false",
+            )?,
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {
                 (Some(file), _) => KeySource::File(file),
                 (None, Some(secret)) => KeySource::Secret(secret),

@@ -14,6 +14,7 @@ use bakeoff_core::runners::register::{Registration, register};
 use bakeoff_core::runners::runner::{Admin, AuthenticatedRunner};
 use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
 use bakeoff_core::runs::enqueue::{Enqueued, NewRun, enqueue};
+use bakeoff_core::session::Session;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -304,7 +305,7 @@ pub fn envelope(machine: &Machine, result: &Value) -> Box<RawValue> {
 /// # Errors
 /// The core's refusal.
 pub async fn submit_result(
-    client: &Client,
+    client: &impl Session,
     runner: &Runner,
     job: &Job,
     result: &Value,

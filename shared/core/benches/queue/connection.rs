@@ -1,38 +1,44 @@
-//! A runner on its connection, and what it does.
+//! A runner with a connection of its own, and the operations that are timed.
 
 use crate::mix::Lanes;
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
 use bakeoff_core::queue::heartbeat::{HeartbeatRequest, heartbeat};
+use bakeoff_core::session::Session as _;
+use bakeoff_lambda::config::DatabaseSource;
+use bakeoff_lambda::database::{Database, Session};
+use bakeoff_lambda::secrets::Secrets;
+use bakeoff_lambda::tls::Roots;
 use bakeoff_testkit::fixture::{self, Runner, TERMS};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
-const FLOOR: &str = "UPDATE bench_floor SET value = value + 1 WHERE id = $1";
+const FLOOR: &str = "UPDATE bench_floor SET value = value + 1 WHERE id = $1 RETURNING id";
 const COMPLETE: &str = "UPDATE run_queue
        SET status = 'COMPLETE', lease_expires_at = NULL, completed_at = now(), updated_at = now()
-     WHERE claim_id = $1 AND claimed_by = $2 AND status IN ('CLAIMED', 'IN_PROGRESS')";
+     WHERE claim_id = $1 AND claimed_by = $2 AND status IN ('CLAIMED', 'IN_PROGRESS')
+    RETURNING queue_id";
 const PLAIN: &str = include_str!("plain.sql");
 
-/// What is timed.
+/// The operations that are timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// One durable update of one row by its key: no claim can cost less.
+    /// One durable update of one row by its key, prepared like a claim: no claim can cost less.
     Floor,
     /// A claim.
     Claim,
     /// A claim and the submit of its signed result.
     Cycle,
-    /// A claim and its row's completion, without the result and its evidence: what other queues call a job.
+    /// A claim and the completion of its row, without result and evidence: what other queues call a job.
     Complete,
-    /// A heartbeat of one claim again and again.
+    /// Heartbeats of one claim.
     Heartbeat,
-    /// The rejected design.
+    /// A claim by the rejected design (`plain.sql`).
     Plain,
 }
 
-/// One runner with a connection of its own.
+/// A runner, and the connection that its function would have: without a proxy, so statements are prepared.
 pub(crate) struct Connection {
-    client: Client,
+    client: Session,
     runner: Runner,
     number: i32,
     vram_gb: f64,
@@ -40,7 +46,7 @@ pub(crate) struct Connection {
     live: Option<Job>,
 }
 
-/// A new connection.
+/// Opens a connection that times nothing.
 pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server answers");
     tokio::spawn(connection);
@@ -48,7 +54,7 @@ pub(crate) async fn connect(url: &str) -> Client {
 }
 
 impl Operation {
-    /// For the table.
+    /// The name in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
@@ -62,21 +68,23 @@ impl Operation {
 }
 
 impl Connection {
-    /// Allows, registers and authenticates a runner that can serve its part of `lanes`.
+    /// Allows, registers and authenticates a runner that fits its part of `lanes`.
     pub(crate) async fn open(url: &str, number: i32, lanes: Lanes) -> Self {
-        let client = connect(url).await;
+        let database = Database::new(DatabaseSource::Url(url.to_owned()), Roots::Aws).with_prepared_statements(true);
+        let client = database.client(&Secrets::default()).await.expect("the server answers");
         let (vram_gb, quantizations) = lanes.capabilities(&client).await;
         let names: Vec<&str> = quantizations.iter().map(String::as_str).collect();
         let runner = fixture::runner_with(&client, &format!("bench-{number}"), vram_gb, &names).await;
         Self { client, runner, number, vram_gb, quantizations, live: None }
     }
 
-    /// Does it once. Returns false when the queue had nothing.
+    /// Runs an operation once. Returns false if the queue had no row for it.
     pub(crate) async fn run(&mut self, operation: Operation) -> bool {
         match operation {
             Operation::Floor => {
                 let id = [(&self.number as _, Type::INT4)];
-                self.client.query_typed(FLOOR, &id).await.expect("the floor's row").is_empty()
+                self.client.query_row(FLOOR, &id).await.expect("the floor's row");
+                true
             }
             Operation::Claim => self.claim().await.is_some(),
             Operation::Cycle => self.cycle().await,
@@ -105,7 +113,7 @@ impl Connection {
     async fn complete(&self) -> bool {
         let Some(job) = self.claim().await else { return false };
         let fence = [(&job.claim_id as _, Type::UUID), (&self.runner.machine.name as _, Type::TEXT)];
-        self.client.query_typed(COMPLETE, &fence).await.expect("the row is completed");
+        self.client.query_row(COMPLETE, &fence).await.expect("the row is completed");
         true
     }
 

@@ -1,9 +1,9 @@
-//! The queue's benchmark: what a claim costs, whatever stands in the queue.
+//! The queue's benchmark: what a claim costs by depth, mix and number of claimers.
 //!
-//! It starts a durable PostgreSQL of its own, loads each mix at each depth, and lets the project's own
-//! operations take turns with the floor (one durable single-row update by key, same client). What it prints
-//! are ratios against that floor, so that they mean something on any machine. It writes the same to
-//! `target/bench/queue.json` and a plot to `target/bench/queue.svg`.
+//! It starts a durable PostgreSQL of its own, loads each mix at each depth, and runs the project's operations in
+//! turns with the floor: one durable single-row update by key, by the same client and protocol. It prints ratios
+//! to that floor, because timings of one machine say little of another, and writes them to
+//! `target/bench/queue.json`, with a plot in `target/bench/queue.svg`.
 
 #![allow(clippy::cast_precision_loss, reason = "counts of rows, far below 2^52")]
 
@@ -34,7 +34,8 @@ const FLOOR: &str = "CREATE TABLE bench_floor (id integer PRIMARY KEY, value int
                      WITH (fillfactor = 50);
                      INSERT INTO bench_floor SELECT i, 0, repeat('x', 200) FROM generate_series(0, 199) i";
 
-#[tokio::main]
+// One thread, as in Lambda and in the client it is compared with.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let Some(options) = Options::read()? else { return Ok(()) };
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
@@ -74,11 +75,11 @@ async fn run(url: &str, options: &Options, target: &Path) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// One mix at one depth.
+/// Measures one mix at one depth.
 async fn measure(url: &str, client: &Client, options: &Options, mix: Mix, depth: i64, lines: &mut Vec<Line>) {
     let mut snapshot = mix::load(client, connect(url).await, mix, depth).await;
     for (turn, &count) in options.connections.iter().enumerate() {
-        // A short queue does not last for all of them.
+        // A short queue does not hold enough rows for all of them.
         if turn > 0 && depth < 100_000 {
             drop(snapshot);
             snapshot = mix::load(client, connect(url).await, mix, depth).await;
@@ -87,14 +88,18 @@ async fn measure(url: &str, client: &Client, options: &Options, mix: Mix, depth:
         if mix == Mix::AllEligible {
             operations.extend([Operation::Complete, Operation::Cycle, Operation::Heartbeat]);
         }
-        if count == 1 {
+        if count == 1 && !mix.restocks() {
             operations.push(Operation::Plain);
         }
         let mut connections = Vec::new();
         for number in 0..i32::try_from(count).expect("a number of connections") {
             connections.push(Connection::open(url, number, mix.lanes()).await);
         }
-        let mut samples = take_turns(&mut connections, &operations, options.rounds, options.claims).await;
+        let restock = mix.restocks().then_some(client);
+        // Turns of few claims, so more of them.
+        let rounds = if mix.restocks() { 5 * options.rounds } else { options.rounds };
+        let claims = mix.claims_of_a_turn(depth, options.claims, count);
+        let mut samples = take_turns(&mut connections, &operations, rounds, claims, restock).await;
         let floor = samples.remove(0);
         for (operation, sample) in operations.into_iter().skip(1).zip(samples) {
             let line = Line { mix, depth, connections: count, operation, sample, floor: floor.clone() };

@@ -1,4 +1,4 @@
-//! What stands in the queue.
+//! The contents of the queue, by mix and depth.
 
 use bakeoff_testkit::fixture;
 use std::time::Instant;
@@ -6,14 +6,14 @@ use tokio_postgres::Client;
 
 /// Claimable rows behind those that are not: enough for every claim that is measured.
 const CLAIMABLE_MIN: i64 = 12_000;
-/// Rows of one INSERT, so that progress shows.
+/// Rows of one INSERT, so that progress is visible.
 const BATCH: i64 = 100_000;
 /// Completions without vacuum.
 const COMPLETED: i64 = 500_000;
-/// Completions that an old snapshot elsewhere keeps from ever being cleaned up.
+/// Completions whose dead index entries an old snapshot keeps.
 const COMPLETED_BEHIND_A_SNAPSHOT: i64 = 50_000;
 
-/// A queue in a certain state.
+/// A state of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mix {
     /// Every row fits.
@@ -37,8 +37,10 @@ pub(crate) enum Mix {
     /// As [`Mix::Quantization90`], and the rows the runner could take were all completed but the last,
     /// while a snapshot from before is open.
     OldSnapshotBehind,
-    /// One row in 150 fits, from the first to the last: more than a walk apart.
+    /// One row in 150 fits, all through the queue: more than a walk apart.
     Sparse,
+    /// One row in 60,000 fits.
+    VerySparse,
     /// As [`Mix::Quantization90`], with 30 quantizations × 400 sizes.
     ManyLanes,
 }
@@ -56,7 +58,7 @@ pub(crate) struct Lanes {
 
 impl Mix {
     /// Every mix.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::AllEligible,
         Self::NoStatistics,
         Self::Vram90,
@@ -68,6 +70,7 @@ impl Mix {
         Self::OldSnapshot,
         Self::OldSnapshotBehind,
         Self::Sparse,
+        Self::VerySparse,
         Self::ManyLanes,
     ];
 
@@ -88,7 +91,8 @@ impl Mix {
             Self::Completed => "completed-500k",
             Self::OldSnapshot => "old-snapshot",
             Self::OldSnapshotBehind => "old-snapshot-behind",
-            Self::Sparse => "sparse",
+            Self::Sparse => "1-in-150",
+            Self::VerySparse => "1-in-60000",
             Self::ManyLanes => "lanes-12000",
         }
     }
@@ -111,16 +115,42 @@ impl Mix {
             | Self::OldSnapshotBehind
             | Self::ManyLanes => depth / 10 * 9,
             Self::Vram999 | Self::Quantization999 => depth / 1000 * 999,
-            Self::AllEligible | Self::NoStatistics | Self::Completed | Self::OldSnapshot | Self::Sparse => 0,
+            Self::AllEligible
+            | Self::NoStatistics
+            | Self::Completed
+            | Self::OldSnapshot
+            | Self::Sparse
+            | Self::VerySparse => 0,
         }
     }
 
-    /// Whether so many rows hold enough claimable ones for every claim that is measured.
-    pub(crate) fn fits(self, depth: i64) -> bool {
-        self != Self::Sparse || depth / 150 >= 6_000
+    /// Of how many rows one fits, in a mix whose claimable rows stand apart.
+    fn gap(self) -> Option<i64> {
+        match self {
+            Self::Sparse => Some(150),
+            Self::VerySparse => Some(60_000),
+            _ => None,
+        }
     }
 
-    /// How many claimable rows are completed before anything is measured.
+    /// Whether a queue of this depth has rows that a claim can take.
+    pub(crate) fn fits(self, depth: i64) -> bool {
+        self.gap().is_none_or(|gap| depth / gap >= 10)
+    }
+
+    /// Whether claimed rows become ready again before each turn, because there are too few of them.
+    pub(crate) fn restocks(self) -> bool {
+        self.gap().is_some()
+    }
+
+    /// How many of `claims` a turn may make at this depth, by so many connections, so that rows are left for
+    /// the last of them. At least one by each connection, some of which may then find nothing.
+    pub(crate) fn claims_of_a_turn(self, depth: i64, claims: usize, connections: usize) -> usize {
+        let claimable = self.gap().map_or(depth, |gap| depth / gap);
+        claims.min(usize::try_from(claimable).unwrap_or(usize::MAX)).max(connections)
+    }
+
+    /// How many claimable rows are completed before the measurement.
     fn completed(self) -> i64 {
         match self {
             Self::Completed => COMPLETED,
@@ -136,7 +166,7 @@ impl Mix {
 }
 
 impl Lanes {
-    /// What a runner of the mix says it can do.
+    /// Returns the capabilities of the mix's runner: VRAM in GB and quantizations.
     pub(crate) async fn capabilities(self, client: &Client) -> (f64, Vec<String>) {
         let served = if self.by_size { self.quantizations } else { self.quantizations / 2 };
         let names = "SELECT name FROM quantization_methods ORDER BY quantization_id LIMIT $1";
@@ -146,7 +176,7 @@ impl Lanes {
     }
 }
 
-/// Empties the queue and fills it anew. Returns a connection that holds the old snapshot, if any.
+/// Empties the queue and loads a mix. Returns a connection that holds the old snapshot, if any.
 pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i64) -> Option<Client> {
     let started = Instant::now();
     client
@@ -162,7 +192,7 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
     load_lanes(client, mix.lanes()).await;
     let job = fixture::enqueue_run(client, &fixture::run()).await.rows[0].queue_id;
     let ahead = mix.ahead(depth);
-    let claimable = if mix == Mix::Sparse { depth } else { (depth - ahead).max(CLAIMABLE_MIN) };
+    let claimable = if mix.gap().is_some() { depth } else { (depth - ahead).max(CLAIMABLE_MIN) };
     let total = mix.completed() + ahead + claimable;
     // Foreign keys hold by construction, and checking each would take longer than the load.
     client.batch_execute("SET session_replication_role = replica").await.expect("a superuser");
@@ -235,7 +265,7 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
              SELECT run_id, (SELECT min(prompt_id) FROM prompts), now() - interval '10 days' + i * interval '1 ms',
                     CASE WHEN is_ahead AND NOT $4 THEN now() + interval '1 day' END,
                     1000000 + (i % $5::bigint
-                               + CASE WHEN is_ahead AND $4 AND NOT $8 OR $9 AND i % 150 > 0 THEN $5 ELSE 0 END)
+                               + CASE WHEN is_ahead AND $4 AND NOT $8 OR i % $9::bigint > 0 THEN $5 ELSE 0 END)
                               * $7::bigint
                     + i / $5 % $6::bigint + CASE WHEN is_ahead AND $4 AND $8 THEN $6 ELSE 0 END
                FROM made",
@@ -248,14 +278,15 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
                 &i64::from(sizes),
                 &i64::from(lanes.sizes),
                 &lanes.by_size,
-                &(mix == Mix::Sparse),
+                // Every row is a multiple of 1.
+                &mix.gap().unwrap_or(1),
             ],
         )
         .await
         .expect("rows");
 }
 
-/// Completes the first rows that could be claimed.
+/// Completes the first claimable rows.
 async fn complete(client: &Client, elsewhere: Client, mix: Mix) -> Option<Client> {
     if mix.completed() == 0 {
         return None;

@@ -12,18 +12,18 @@ pub(crate) struct Line {
     pub(crate) connections: usize,
     pub(crate) operation: Operation,
     pub(crate) sample: Sample,
-    /// Of the same turns.
+    /// The floor, in the same turns.
     pub(crate) floor: Sample,
 }
 
-/// A goal, and what was measured.
+/// A goal and its measurement.
 pub(crate) struct Goal {
     pub(crate) what: String,
     pub(crate) measured: f64,
     pub(crate) bound: Bound,
 }
 
-/// Which side of a number is good.
+/// The bound of a goal.
 #[derive(Clone, Copy)]
 pub(crate) enum Bound {
     AtMost(f64),
@@ -31,12 +31,12 @@ pub(crate) enum Bound {
 }
 
 impl Line {
-    /// Latency in medians of the floor: what of it is not the machine's.
+    /// Returns the median latency as a multiple of the floor's.
     pub(crate) fn cost(&self) -> f64 {
         self.sample.median_ms() / self.floor.median_ms()
     }
 
-    /// Throughput as a share of the floor's.
+    /// Returns the throughput as a share of the floor's.
     fn share(&self) -> f64 {
         self.sample.per_second() / self.floor.per_second()
     }
@@ -108,15 +108,15 @@ impl Goal {
     }
 }
 
-/// What the table's lines say about the goals.
+/// Derives the goals' measurements from the table's lines.
 pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
-    let claim = |mix: Mix, depth: i64| {
+    let claim_by = |connections: usize, mix: Mix, depth: i64| {
         lines.iter().find(|line| {
             line.operation == Operation::Claim
-                && line.connections == 1
-                && (line.mix, line.depth) == (mix, depth)
+                && (line.connections, line.mix, line.depth) == (connections, mix, depth)
         })
     };
+    let claim = |mix, depth| claim_by(1, mix, depth);
     let mut goals = Vec::new();
     let mut depths: Vec<i64> = lines.iter().map(|line| line.depth).collect();
     depths.sort_unstable();
@@ -143,10 +143,26 @@ pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
             });
         }
     }
+    for line in lines.iter().filter(|line| line.mix.restocks() && line.operation == Operation::Claim) {
+        if let Some(all) = claim_by(line.connections, Mix::AllEligible, line.depth)
+            && line.connections > 1
+        {
+            goals.push(Goal {
+                what: format!(
+                    "{} ÷ all-eligible, {} connections, {} rows",
+                    line.mix.name(),
+                    line.connections,
+                    line.depth
+                ),
+                measured: line.sample.median_ms() / all.sample.median_ms(),
+                bound: Bound::AtMost(3.0),
+            });
+        }
+    }
     for line in lines {
         let least = match line.connections {
             1 => 0.6,
-            8 => 0.5,
+            8 => 0.4,
             64 => 0.3,
             _ => continue,
         };
@@ -164,7 +180,7 @@ pub(crate) fn goals(lines: &[Line]) -> Vec<Goal> {
     goals
 }
 
-/// Everything measured.
+/// Returns everything measured as JSON.
 pub(crate) fn json(lines: &[Line], goals: &[Goal]) -> Value {
     let goals: Vec<Value> = goals
         .iter()

@@ -1,13 +1,18 @@
-//! Taking turns and timing them.
+//! Runs operations in turns and times them.
 
 use crate::connection::{Connection, Operation};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
-/// No turn takes longer: the plain design needs seconds for one claim.
+/// Time limit of a turn: the plain design needs seconds for one claim.
 const TURN_LIMIT: Duration = Duration::from_secs(1);
 
-/// Latencies of one operation, and how long it all took.
+const RESTOCK: &str = "UPDATE run_queue
+       SET status = 'PENDING', claim_id = NULL, claimed_by = NULL, claimed_at = NULL, lease_expires_at = NULL
+     WHERE status = 'CLAIMED'";
+
+/// Latencies of one operation, and the time of all its turns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
     latencies: Vec<Duration>,
@@ -17,7 +22,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// The latency that this share of all stays within.
+    /// Returns the latency in milliseconds that this share of all does not exceed.
     fn quantile_ms(&self, share: f64) -> f64 {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
@@ -27,23 +32,23 @@ impl Sample {
         sorted.get(at).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
     }
 
-    /// The median latency in milliseconds.
+    /// Returns the median latency in milliseconds.
     pub(crate) fn median_ms(&self) -> f64 {
         self.quantile_ms(0.5)
     }
 
-    /// The latency in milliseconds that one in a hundred exceeds.
+    /// Returns the latency in milliseconds that one in a hundred exceeds.
     pub(crate) fn p99_ms(&self) -> f64 {
         self.quantile_ms(0.99)
     }
 
-    /// Operations per second, all connections together.
+    /// Returns operations per second, of all connections together.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Takes up what was measured besides.
+    /// Adds the latencies of another turn.
     pub(crate) fn add(&mut self, other: Self) {
         self.latencies.extend(other.latencies);
         self.elapsed += other.elapsed;
@@ -51,19 +56,26 @@ impl Sample {
     }
 }
 
-/// Lets the operations take turns, so that whatever else the machine does hits all of them alike.
+/// Runs the operations in turns, so that other load on the machine affects all of them.
+///
+/// `restock`: a connection that makes all claimed rows ready again before each turn, untimed.
 pub(crate) async fn take_turns(
     connections: &mut Vec<Connection>,
     operations: &[Operation],
     rounds: usize,
     claims: usize,
+    restock: Option<&Client>,
 ) -> Vec<Sample> {
-    let each = claims.div_ceil(connections.len()).max(10);
+    let least = if restock.is_some() { 1 } else { 10 };
+    let each = claims.div_ceil(connections.len()).max(least);
     let mut samples = vec![Sample::default(); operations.len()];
     for round in 0..=rounds {
         for (operation, sample) in operations.iter().zip(&mut samples) {
+            if let Some(client) = restock {
+                client.batch_execute(RESTOCK).await.expect("claimed rows are ready again");
+            }
             let turn = turn(connections, *operation, if round == 0 { 7 } else { each }).await;
-            // The first turn compiles functions and plans statements: connections of a pool live long.
+            // The first turn prepares statements and plans: connections of a pool live long.
             if round > 0 {
                 sample.add(turn);
             }
@@ -72,7 +84,7 @@ pub(crate) async fn take_turns(
     samples
 }
 
-/// Every connection does it so often, all at once.
+/// Runs an operation `times` times on every connection, all at the same time.
 async fn turn(connections: &mut Vec<Connection>, operation: Operation, times: usize) -> Sample {
     let started = Instant::now();
     let mut running = JoinSet::new();

@@ -1,6 +1,6 @@
-//! A submit: a signed result in, the row complete, a receipt out. What is written is in `submit.sql`.
+//! Submit: accepts a signed result, completes its row and returns a receipt. `submit.sql` has the statements.
 //!
-//! The order of refusals is the contract's: shape, signature, signer, binding, schema, claim. Nothing is
+//! Checks run in the contract's order: shape, signature, signer, binding to the run, schema, claim. Nothing is
 //! written before all of them have passed.
 
 use crate::document::Object;
@@ -12,43 +12,48 @@ use crate::results::metrics::{ModelMetrics, hardware_metrics, model_metrics};
 use crate::results::run_result::RunResult;
 use crate::runners::runner::AuthenticatedRunner;
 use crate::runners::token::{ReceiptClaims, ServiceKeys};
+use crate::session::Session;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use time::OffsetDateTime;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{Json, Type};
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 const LOOKUP: &str = "SELECT * FROM queue_submit_lookup($1, $2, $3, $4, $5)";
 const SUBMIT: &str = "SELECT queue_submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
                       $16, $17, $18, $19, $20, $21, $22, $23)";
-/// How often a submit looks again when the row moved between its look and its write. Each time somebody
-/// else has made a step (reaped, claimed, cancelled), so this is plenty.
+/// Maximum lookups of one submit. Another is needed only if the row's state changed between lookup and write,
+/// because another transaction reaped, claimed, cancelled or completed it.
 const LOOKUPS_MAX: u32 = 5;
 
-/// A request to submit, taken apart but not yet believed.
+/// A request to submit. Nothing in it is verified yet.
 #[derive(Debug)]
 pub struct SubmitRequest<'a> {
     /// The claim the result was made under.
     pub claim_id: Uuid,
-    /// What is submitted.
+    /// The signed result.
     pub form: Form<'a>,
 }
 
 /// The two forms of a submission.
 #[derive(Debug)]
 pub enum Form<'a> {
-    /// The harness's envelope, as received.
+    /// The harness's signed envelope, as received.
     Envelope(&'a RawValue),
-    /// A publication bundle: the files by name, in base64.
-    Files(BTreeMap<String, String>),
+    /// A publication bundle: base64 of each file, by file name.
+    Files(BTreeMap<String, Cow<'a, str>>),
 }
 
-/// A result whose signature has been verified. Only verification makes one: [`verify_envelope`] here,
-/// and the attestation crate through [`VerifiedSubmission::attested`].
+/// A result whose signature verified. Created by [`verify_envelope`], and through
+/// [`VerifiedSubmission::attested`] by the caller of the attestation crate.
 #[derive(Debug)]
 pub struct VerifiedSubmission<'a> {
     signer: Signer,
@@ -57,31 +62,31 @@ pub struct VerifiedSubmission<'a> {
     files: Vec<(&'a str, &'a [u8])>,
 }
 
-/// Who signed, and how that was proved.
+/// The verified signer, and the evidence of it.
 #[derive(Clone, Debug)]
 pub struct Signer {
-    /// The form of signature.
+    /// The kind of signature.
     pub kind: SignerKind,
     /// The key's thumbprint, or the certificate's identity.
     pub name: String,
     /// The OIDC issuer of a keyless signer.
     pub issuer: Option<String>,
-    /// The allowlist's entry for a keyless signer, checked again as the result is written.
+    /// The allowlist's `key_id` of a keyless signer. The statement that writes the result checks it again.
     pub key_id: Option<String>,
-    /// Times that log or timestamp authority vouch for.
+    /// Signing times that a transparency log or a timestamp authority signed.
     pub verified_times: Vec<OffsetDateTime>,
-    /// SHA-256 of the trusted root it was verified against.
+    /// SHA-256 of the trusted root used.
     pub trust_root_sha256: Option<[u8; 32]>,
 }
 
-/// The forms of signature, as `submissions.signer_kind` has them.
+/// The kinds of signature, as in `submissions.signer_kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignerKind {
-    /// The harness's envelope, by the runner's key.
+    /// The harness's envelope, signed by the runner's key.
     Envelope,
-    /// A Sigstore bundle by the runner's key.
+    /// A Sigstore bundle signed by the runner's key.
     KeyBundle,
-    /// A Sigstore bundle by a Fulcio certificate.
+    /// A Sigstore bundle signed under a Fulcio certificate.
     KeylessBundle,
 }
 
@@ -106,7 +111,7 @@ pub struct SubmitTerms<'a> {
     pub require_bound: bool,
 }
 
-/// An accepted result, as it goes to the runner.
+/// An accepted result: the reply to the runner.
 #[derive(Clone, Debug, Serialize)]
 pub struct Accepted {
     /// The submission.
@@ -119,22 +124,22 @@ pub struct Accepted {
     pub status: &'static str,
     /// SHA-256 of what was signed, in hexadecimal.
     pub sha256: String,
-    /// Who signed.
+    /// The signer.
     pub signer: AcceptedSigner,
-    /// Whether the claim's lease had lapsed.
+    /// Whether the claim had ended before: its lease lapsed, or its key was revoked and allowed again.
     pub late: bool,
     /// Whether the signed result holds the claim's nonce.
     pub bound: bool,
     /// The rows of `run_model_metrics`.
     pub metrics: Box<RawValue>,
-    /// A JWS by the service's key (compact serialization, RFC 7515 section 7.1).
+    /// A JWS of the service (compact serialization, RFC 7515 section 7.1).
     pub receipt: String,
-    /// False if this very result was accepted before, and the reply is the same once more.
+    /// False if this result was accepted before, and the reply is repeated.
     #[serde(skip)]
     pub new: bool,
 }
 
-/// Who signed an accepted result.
+/// The signer of an accepted result.
 #[derive(Clone, Debug, Serialize)]
 pub struct AcceptedSigner {
     /// `envelope`, `key-bundle` or `keyless-bundle`.
@@ -147,7 +152,10 @@ pub struct AcceptedSigner {
 }
 
 impl<'a> SubmitRequest<'a> {
-    /// Reads the request's body; every fault is listed.
+    /// Parses the request's body.
+    ///
+    /// # Errors
+    /// Every field error.
     pub fn parse(body: &'a str) -> Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
         let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
@@ -169,8 +177,11 @@ impl<'a> SubmitRequest<'a> {
     }
 }
 
-/// Verifies the harness's envelope under the key that the runner's token is bound to: nobody can submit
-/// another's result as their own. Refused: [`Error::Invalid`], [`Error::SignatureInvalid`].
+/// Verifies the harness's envelope under the key that the runner's token is bound to, so that a runner cannot
+/// submit another runner's result.
+///
+/// # Errors
+/// [`Error::Invalid`], [`Error::SignatureInvalid`].
 pub fn verify_envelope<'a>(
     runner: &AuthenticatedRunner,
     envelope: &'a RawValue,
@@ -198,7 +209,7 @@ pub fn verify_envelope<'a>(
 const SIGNED_RUN_ID_MAX: usize = 100;
 
 impl<'a> VerifiedSubmission<'a> {
-    /// A publication bundle that the attestation crate verified: its caller vouches for it.
+    /// Wraps a publication bundle that the caller verified with the attestation crate.
     pub fn attested(
         signer: Signer,
         sha256: [u8; 32],
@@ -208,8 +219,8 @@ impl<'a> VerifiedSubmission<'a> {
         Self { signer, sha256, result, files }
     }
 
-    /// The result, if it is of this run and fits the schema. That it is of another run is said before
-    /// anything else of it.
+    /// Parses the result and checks that it was signed for this run. A result of another run is refused as that,
+    /// whatever else is wrong with it.
     fn result_of(&self, run_id: Uuid) -> Result<RunResult, Error> {
         #[derive(Deserialize)]
         struct Named {
@@ -231,23 +242,33 @@ impl<'a> VerifiedSubmission<'a> {
     }
 }
 
-/// Accepts a verified result: evidence, metrics, run and row in one transaction.
+/// Accepts a verified result: writes evidence, metrics, run and row in one transaction.
 ///
-/// The same result again is the same receipt. A claim that has lapsed still completes its row while
-/// nobody has. Refused: [`Error::RunMismatch`], [`Error::Invalid`], [`Error::KeyNotAllowed`],
-/// [`Error::SignerNotAllowed`], [`Error::ClaimLost`], [`Error::RunFinished`].
+/// Idempotent: the same result gets the same receipt. A lapsed claim still completes its row if no other result
+/// has.
+///
+/// # Errors
+/// [`Error::RunMismatch`], [`Error::Invalid`], [`Error::KeyNotAllowed`], [`Error::SignerNotAllowed`],
+/// [`Error::ClaimLost`], [`Error::RunFinished`].
 pub async fn submit(
-    client: &Client,
+    client: &impl Session,
     terms: SubmitTerms<'_>,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
     claim_id: Uuid,
     verified: &VerifiedSubmission<'_>,
 ) -> Result<Accepted, Error> {
+    // The first lookup is on its way while the result is parsed; parsing takes about as long.
+    let lookup = || ClaimState::lookup(client, runner, run_id, claim_id, &verified.sha256);
+    let mut first_lookup = Box::pin(lookup());
+    let first_poll = start(first_lookup.as_mut()).await;
     let result = verified.result_of(run_id)?;
+    let mut state = match first_poll {
+        Some(state) => state,
+        None => first_lookup.await,
+    };
     for _ in 0..LOOKUPS_MAX {
-        let claim_state = ClaimState::lookup(client, runner, run_id, claim_id, &verified.sha256).await?;
-        let acceptable = match claim_state {
+        let acceptable = match state? {
             ClaimState::AcceptedBefore(accepted) => return Ok(*accepted),
             ClaimState::AcceptableClaim(acceptable) => acceptable,
         };
@@ -255,11 +276,32 @@ pub async fn submit(
         if let Some(accepted) = writing.write(client, &acceptable).await? {
             return Ok(accepted);
         }
+        state = lookup().await;
     }
-    Err(Error::Internal(format!("the row of claim {claim_id} moved {LOOKUPS_MAX} times during one submit")))
+    Err(Error::Internal(format!("the row of claim {claim_id} changed {LOOKUPS_MAX} times during one submit")))
 }
 
-/// What the claim is good for.
+/// Polls a future once, and gives the other tasks a turn: what it sends is then sent. Returns its output if it
+/// has one already.
+async fn start<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    let mut polled = false;
+    poll_fn(move |context| {
+        if polled {
+            return Poll::Ready(None);
+        }
+        polled = true;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// The result of a lookup.
 enum ClaimState {
     AcceptedBefore(Box<Accepted>),
     AcceptableClaim(AcceptableClaim),
@@ -289,14 +331,14 @@ struct JobPrompt {
 
 impl ClaimState {
     async fn lookup(
-        client: &Client,
+        client: &impl Session,
         runner: &AuthenticatedRunner,
         run_id: Uuid,
         claim_id: Uuid,
         sha256: &[u8; 32],
     ) -> Result<Self, Error> {
         let row = client
-            .query_typed_one(
+            .query_row(
                 LOOKUP,
                 &[
                     (&run_id, Type::UUID),
@@ -335,15 +377,15 @@ impl ClaimState {
             nonce: row.try_get("nonce")?,
             late,
             server_time: row.try_get("server_time")?,
-            // A row inserted by a foreign tool has no job: nothing says which database ids its result's
-            // own names stand for, so it has no rows of run_model_metrics. The evidence keeps them.
+            // A row that a foreign tool inserted has no job, which would map the result's model and prompt ids
+            // to the database's: it gets no rows of run_model_metrics. The evidence has its scores.
             models: models.into_iter().flat_map(|Json(m)| m).map(|m| (m.id, m.model_id)).collect(),
             prompts: prompts.into_iter().flat_map(|Json(p)| p).map(|p| (p.id, p.prompt_id)).collect(),
         }))
     }
 }
 
-/// A submit about to be written.
+/// A submit that passed its checks.
 struct Writing<'a> {
     terms: SubmitTerms<'a>,
     runner: &'a AuthenticatedRunner,
@@ -354,8 +396,12 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Writes it, or `None` if the row has moved since the look.
-    async fn write(&self, client: &Client, acceptable: &AcceptableClaim) -> Result<Option<Accepted>, Error> {
+    /// Writes the result. Returns `None` if the row's state has changed since the lookup.
+    async fn write(
+        &self,
+        client: &impl Session,
+        acceptable: &AcceptableClaim,
+    ) -> Result<Option<Accepted>, Error> {
         let required = self.terms.require_bound;
         let bound = self.result.binding().check(self.claim_id, acceptable.nonce, required)?;
         let metrics = model_metrics(self.result, &acceptable.models, &acceptable.prompts)
@@ -365,7 +411,7 @@ impl Writing<'_> {
         let accepted = self.accepted(acceptable, bound, &metrics)?;
         let (names, contents): (Vec<&str>, Vec<&[u8]>) = self.verified.files.iter().copied().unzip();
         let written = client
-            .query_typed_one(
+            .query_row(
                 SUBMIT,
                 &[
                     (&self.run_id, Type::UUID),
@@ -396,7 +442,7 @@ impl Writing<'_> {
             .await;
         let row = match written {
             Ok(row) => row,
-            // The same result for the same run, at the same moment: the next look finds its receipt.
+            // The same result was submitted at the same time: the next lookup finds its receipt.
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => return Ok(None),
             Err(error) => return Err(Error::Database(error)),
         };
@@ -476,7 +522,7 @@ impl Accepted {
     }
 }
 
-/// FieldErrors of a part, as faults of the whole.
+/// Converts the field errors of a part into those of the request.
 fn with_pointer_prefix(at: &str, found: Vec<FieldError>) -> Error {
     let mut errors = FieldErrors::default();
     errors.extend_with_prefix(at, found);

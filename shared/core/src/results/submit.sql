@@ -1,8 +1,8 @@
--- What a claim entitles a submit to. Late is welcome: a claim that lapsed, or was returned by a
--- revocation, completes the row while nobody has.
+-- Returns whether a claim may complete its row. A claim that lapsed, or that a revocation ended, may do so as long as
+-- no other result has.
 --
--- Returns a table because only such a function becomes part of its caller's plan; another is planned anew
--- at each call, which takes longer than all the rest of a look.
+-- Returns a table, because Postgres inlines only such a function into its caller's plan. Planning it at each call
+-- takes longer than the rest of a lookup.
 CREATE OR REPLACE FUNCTION queue_claim_state(p_run_id uuid, p_claim_id uuid, p_runner_id text)
 RETURNS TABLE (
     claim_state text, -- on_time, late, claim_lost, run_finished, cancelled
@@ -29,8 +29,11 @@ RETURNS TABLE (
       ) c ON true
 $$;
 
--- What a submit needs to know before it can compute anything: whether this very result was accepted
--- before, what the claim entitles to, and which database ids the job's own names stand for.
+-- Reads what a submit needs: whether the same result was accepted before, whether the claim may complete its row, and
+-- the job's models and prompts with their database ids.
+--
+-- The settings here and below: a kept plan may date from a time when the tables were small, and planning each
+-- statement anew takes longer than executing it.
 CREATE OR REPLACE FUNCTION queue_submit_lookup(
     p_run_id    uuid,
     p_claim_id  uuid,
@@ -39,12 +42,12 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
     p_sha256    bytea,
     OUT server_time        timestamptz,
     OUT allowed            boolean,
-    OUT claim_state           text,
+    OUT claim_state        text,
     OUT queue_id           uuid,
     OUT nonce              uuid,
     OUT models             json,
     OUT prompts            json,
-    OUT submission_id      uuid, -- and what follows: of the result that was accepted before
+    OUT submission_id      uuid, -- this and the following: of the same result, accepted before
     OUT submitted_queue_id uuid,
     OUT signer_kind        text,
     OUT signer             text,
@@ -54,7 +57,7 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
     OUT bound              boolean,
     OUT metrics            json,
     OUT receipt            text
-) LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
+) LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
     SELECT now(),
@@ -71,10 +74,8 @@ BEGIN
       LEFT JOIN submissions b ON b.run_id = p_run_id AND b.sha256 = p_sha256;
 END $$;
 
--- The settings, here and above: plans are kept, and from days on which the tables were small.
---
--- Completes the row: evidence, metrics, run and row in one transaction. The caller looked before
--- (queue_submit_lookup); everything it saw is checked again here under the row's lock.
+-- Completes the row: writes evidence, metrics, run and row in one transaction. Checks again, under the row's lock,
+-- what queue_submit_lookup returned to the caller.
 CREATE OR REPLACE FUNCTION queue_submit(
     p_run_id            uuid,
     p_queue_id          uuid,
@@ -99,11 +100,11 @@ CREATE OR REPLACE FUNCTION queue_submit(
     p_submitted_at      timestamptz,
     p_file_names        text[],
     p_file_contents     bytea[]
-) RETURNS text -- accepted, moved (look again), key_not_allowed, signer_not_allowed
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+) RETURNS text -- accepted, moved (the state changed: repeat the lookup), key_not_allowed, signer_not_allowed
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    v_holder   record;
+    v_holder      record;
     v_claim_state text;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_key_id, 0));
@@ -119,7 +120,7 @@ BEGIN
         END IF;
     END IF;
 
-    -- The reaper, another submit, a cancel: whoever has the row now, we come after them and look anew.
+    -- Waits for a reaper, another submit or a cancel that holds the row; the next statement sees what it did.
     SELECT q.claim_id, q.claimed_by, q.status INTO v_holder
       FROM run_queue q WHERE q.queue_id = p_queue_id FOR UPDATE;
     SELECT s.claim_state INTO v_claim_state FROM queue_claim_state(p_run_id, p_claim_id, p_runner_id) s;
@@ -128,11 +129,11 @@ BEGIN
     END IF;
 
     IF p_late THEN
-        -- Whoever holds the job now worked for nothing, and learns it at the next heartbeat.
+        -- The claim that holds the row now is superseded: its runner is told to cancel at its next heartbeat.
         INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
         SELECT v_holder.claim_id, p_queue_id, v_holder.claimed_by, 'superseded'
          WHERE v_holder.status IN ('CLAIMED', 'IN_PROGRESS');
-        -- The row takes the late claim as its own again.
+        -- The late claim becomes the row's claim again.
         DELETE FROM past_claims c WHERE c.claim_id = p_claim_id;
     END IF;
 
@@ -164,7 +165,7 @@ BEGIN
 
     PERFORM queue_write_hardware(p_run_id, p_hardware);
 
-    -- A run of several rows is as good as its worst.
+    -- The status of a run of several rows is the worst of theirs.
     UPDATE runs r
        SET runner_id = p_runner_id, submitted_at = p_submitted_at, prompt_git_hash = p_prompt_git_hash,
            run_status = (SELECT s.run_status FROM submissions s WHERE s.run_id = p_run_id
@@ -177,12 +178,12 @@ BEGIN
     RETURN 'accepted';
 END $$;
 
--- Hardware and software are found by value or made. Nothing in the harness's schema makes them unique, and
--- a database may hold doubles already: a lock per value keeps us from adding any, and the oldest is taken.
--- Looked for without the lock first: it is held until the commit, and would let the results of machines of a
--- kind commit only one at a time.
+-- Finds the rows of hardware and software by value, or inserts them. The harness's schema does not make them unique,
+-- and a database may hold duplicates already: a lock per value prevents more, and the oldest is used. Each is first
+-- looked for without its lock, which is held until the commit: results of equal machines would otherwise commit one at
+-- a time.
 CREATE OR REPLACE FUNCTION queue_write_hardware(p_run_id uuid, p_hardware json)
-RETURNS void LANGUAGE plpgsql AS $$
+RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     h             record;
@@ -201,7 +202,7 @@ BEGIN
                peak_vram_mb integer, power_limit_w double precision, measured_tflops double precision);
 
     IF num_nonnulls(h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb) > 0 THEN
-        FOR v_look IN 1..2 LOOP
+        FOR v_attempt IN 1..2 LOOP
             SELECT s.system_hardware_id INTO v_hardware_id
               FROM system_hardware s
              WHERE s.cpu_model IS NOT DISTINCT FROM h.cpu_model AND s.cpu_cores IS NOT DISTINCT FROM h.cpu_cores
@@ -209,7 +210,7 @@ BEGIN
                AND s.motherboard IS NULL
              ORDER BY s.system_hardware_id
              LIMIT 1;
-            EXIT WHEN FOUND OR v_look = 2;
+            EXIT WHEN FOUND OR v_attempt = 2;
             PERFORM pg_advisory_xact_lock(hashtextextended('hardware:' || json_build_array(
                 h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb), 0));
         END LOOP;
@@ -221,14 +222,14 @@ BEGIN
     END IF;
 
     IF num_nonnulls(h.os_name, h.os_version, h.driver_version) > 0 THEN
-        FOR v_look IN 1..2 LOOP
+        FOR v_attempt IN 1..2 LOOP
             SELECT s.system_software_id INTO v_software_id
               FROM system_software s
              WHERE s.os_name IS NOT DISTINCT FROM h.os_name AND s.os_version IS NOT DISTINCT FROM h.os_version
                AND s.driver_version IS NOT DISTINCT FROM h.driver_version AND s.runtime_version IS NULL
              ORDER BY s.system_software_id
              LIMIT 1;
-            EXIT WHEN FOUND OR v_look = 2;
+            EXIT WHEN FOUND OR v_attempt = 2;
             PERFORM pg_advisory_xact_lock(hashtextextended('software:' || json_build_array(
                 h.os_name, h.os_version, h.driver_version), 0));
         END LOOP;
@@ -240,13 +241,13 @@ BEGIN
     END IF;
 
     IF h.gpu_model IS NOT NULL THEN
-        FOR v_look IN 1..2 LOOP
+        FOR v_attempt IN 1..2 LOOP
             SELECT g.gpu_hardware_id INTO v_gpu_id
               FROM gpu_hardware g
              WHERE g.gpu_model = h.gpu_model AND g.vram_mb IS NOT DISTINCT FROM h.vram_mb
              ORDER BY g.gpu_hardware_id
              LIMIT 1;
-            EXIT WHEN FOUND OR v_look = 2;
+            EXIT WHEN FOUND OR v_attempt = 2;
             PERFORM pg_advisory_xact_lock(hashtextextended('gpu:' || json_build_array(h.gpu_model, h.vram_mb), 0));
         END LOOP;
         IF v_gpu_id IS NULL THEN
@@ -258,7 +259,7 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END IF;
 
-    -- A later row of the same run may come from another machine: the last one stands, the peak is kept.
+    -- Another row of the same run may come from another machine: the last machine is kept, and the highest peak.
     INSERT INTO run_hardware_metrics AS m (run_id, system_hardware_id, system_software_id, gpu_hardware_id,
                                            peak_vram_mb, power_limit_w, measured_tflops)
     VALUES (p_run_id, v_hardware_id, v_software_id, v_gpu_id, h.peak_vram_mb, h.power_limit_w, h.measured_tflops)

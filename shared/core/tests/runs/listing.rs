@@ -4,6 +4,7 @@ use bakeoff_core::Error;
 use bakeoff_core::runs::listing::list;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture;
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 #[tokio::test]
@@ -50,4 +51,40 @@ async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
         let refused = list(&client, status, cursor, 10).await;
         assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     }
+}
+
+/// A page reads a bounded number of rows, however many are in the queue, with and without a status.
+#[tokio::test]
+async fn a_page_reads_no_more_rows_than_it_may_return_of_each_status() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    fixture::enqueued(&client, &fixture::run()).await;
+    client
+        .batch_execute(
+            "INSERT INTO run_queue (run_id, prompt_id, status, completed_at, created_at)
+             SELECT run_id, prompt_id, CASE WHEN n % 2 = 0 THEN 'PENDING' ELSE 'COMPLETE' END, now(),
+                    created_at - n * interval '1 s'
+               FROM run_queue, generate_series(1, 20000) n;
+             ANALYZE run_queue; BEGIN",
+        )
+        .await
+        .unwrap();
+    let cursor = list(&client, None, None, 50).await.unwrap().next_cursor;
+    for status in [None, Some("PENDING"), Some("COMPLETE"), Some("FAILED")] {
+        for cursor in [None, cursor.as_deref()] {
+            let before = rows_read(&client).await;
+            let page = list(&client, status, cursor, 50).await.unwrap();
+            assert_eq!(page.rows.len(), if status == Some("FAILED") { 0 } else { 50 });
+            let read = rows_read(&client).await - before;
+            assert!(read <= 4 * 51, "a page of {status:?} read {read} rows");
+        }
+    }
+}
+
+/// Rows of the queue that this session has read, by index or in sequence, since the server last collected its
+/// statistics, which it does between transactions.
+async fn rows_read(client: &Client) -> i64 {
+    let read = "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_xact_user_tables
+                 WHERE relname = 'run_queue'";
+    client.query_one(read, &[]).await.unwrap().get(0)
 }
