@@ -7,9 +7,9 @@ use crate::request::Request;
 use crate::response::Reply;
 use crate::telemetry::{log_to_stdout, publish};
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
+use lambda_http::lambda_runtime::{self, LambdaEvent};
 use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Body, Context, RequestExt, Response, Service, service_fn};
-use lambda_runtime::LambdaEvent;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout_at;
 

@@ -58,7 +58,7 @@ async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
 async fn a_page_reads_no_more_rows_than_it_may_return_of_each_status() {
     let database = Database::create().await;
     let client = database.client().await;
-    fixture::enqueued(&client, &fixture::run()).await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
     client
         .batch_execute(
             "INSERT INTO run_queue (run_id, prompt_id, status, completed_at, created_at)
