@@ -7,8 +7,8 @@ use bakeoff_core::session::Session as _;
 use bakeoff_lambda::config::DatabaseSource;
 use bakeoff_lambda::database::Database;
 use bakeoff_lambda::secrets::Secrets;
-use bakeoff_lambda::tls::Roots;
 use bakeoff_lambda::serve::with_retry;
+use bakeoff_lambda::tls::Roots;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
 use bakeoff_testkit::event::{Event, Service, app, serve};
 use serde_json::{Value, json};
@@ -158,7 +158,9 @@ async fn statements_are_prepared_once_and_only_if_configured() {
         let source = DatabaseSource::Url(database.url().to_owned());
         let session = Database::new(source, Roots::Aws)
             .with_prepared_statements(prepared_statements)
-            .client(&Secrets::default()).await.unwrap();
+            .client(&Secrets::default())
+            .await
+            .unwrap();
         for n in 0..3 {
             let row = session.query_row("SELECT $1 + 1", &[(&n, Type::INT4)]).await.unwrap();
             assert_eq!(row.get::<_, i32>(0), n + 1);

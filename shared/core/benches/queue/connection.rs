@@ -70,7 +70,8 @@ impl Operation {
 impl Connection {
     /// Allows, registers and authenticates a runner that fits its part of `lanes`.
     pub(crate) async fn open(url: &str, number: i32, lanes: Lanes) -> Self {
-        let database = Database::new(DatabaseSource::Url(url.to_owned()), Roots::Aws).with_prepared_statements(true);
+        let database =
+            Database::new(DatabaseSource::Url(url.to_owned()), Roots::Aws).with_prepared_statements(true);
         let client = database.client(&Secrets::default()).await.expect("the server answers");
         let (vram_gb, quantizations) = lanes.capabilities(&client).await;
         let names: Vec<&str> = quantizations.iter().map(String::as_str).collect();
