@@ -4,6 +4,7 @@ pub mod audit;
 pub mod document;
 pub mod error;
 pub mod field_error;
+pub mod functions_role;
 pub mod migrate;
 pub mod queue;
 pub mod results;

@@ -254,7 +254,8 @@ async fn runners_without_heartbeats_become_dead_and_old_proofs_are_deleted() {
     let client = database.client().await;
     fixture::runner(&client, "silent").await;
     fixture::runner(&client, "alive").await;
-    client
+    let owner = database.owner().await;
+    owner
         .batch_execute(
             "UPDATE runners SET last_heartbeat = now() - interval '16 min' WHERE runner_id = 'silent';
              UPDATE spent_proofs SET forget_at = now() - interval '1 s'
@@ -333,7 +334,8 @@ async fn a_row_that_bypassed_the_triggers_is_claimed_after_an_hour_at_most() {
     };
     let advance = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
     client.query(advance, &[]).await.unwrap();
-    client
+    let owner = database.owner().await;
+    owner
         .batch_execute(
             "SET session_replication_role = replica;
              INSERT INTO run_queue (run_id, prompt_id) SELECT run_id, prompt_id FROM run_queue;

@@ -415,7 +415,7 @@ async fn a_result_of_a_row_without_a_job_is_stored_without_model_metrics() {
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     fixture::enqueue_run(&client, &fixture::run()).await;
-    client.batch_execute("DELETE FROM queue_jobs").await.unwrap();
+    database.owner().await.batch_execute("DELETE FROM queue_jobs").await.unwrap();
     let job = fixture::claim_next(&client, &runner).await;
     let accepted = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     assert_eq!(accepted.metrics.get(), "[]");
