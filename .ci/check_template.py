@@ -30,6 +30,14 @@ CONTRACT = {
     "GET /api/admin/runs": "runs",
     "POST /api/admin/runs/{run_id}/cancel": "runs",
     "POST /api/admin/runs/{run_id}/requeue": "runs",
+    "POST /api/admin/runs/{run_id}/priority": "runs",
+    "GET /api/admin/runs/{run_id}": "runs",
+    "GET /api/admin/runs/{run_id}/files/{name}": "runs",
+    "GET /api/admin/queue": "queue",
+    "GET /api/admin/audit": "audit",
+    "GET /": "page",
+    "GET /api/queue": "page",
+    "GET /api/openapi.json": "page",
 }
 BEHIND_NO_ROUTE = {"reaper", "migrate", "rotate"}
 # Read by the functions in Rust but set by whoever runs them outside the cloud.
@@ -121,6 +129,15 @@ def check_events():
     same(routes, CONTRACT, "routes with a sample event")
 
 
+def check_description():
+    """The OpenAPI description has the contract's routes."""
+    routes = set()
+    for part in pathlib.Path("functions/page/openapi").glob("*.json"):
+        for path, operations in json.loads(part.read_text(encoding="utf-8")).get("paths", {}).items():
+            routes.update(f"{method.upper()} {path}" for method in operations)
+    same(routes, CONTRACT, "routes of the OpenAPI description")
+
+
 def check_policies(expanded):
     """No action and no resource is a wildcard in the policies that are ours."""
     for name, role in of_type(expanded["Resources"], "AWS::IAM::Role").items():
@@ -172,6 +189,7 @@ def main():
     check_routes(written, expanded)
     check_functions(written)
     check_events()
+    check_description()
     check_policies(expanded)
     check_settings(written)
     check_metrics(expanded)

@@ -142,9 +142,14 @@ CREATE TABLE past_claims (
     queue_id  uuid NOT NULL REFERENCES run_queue (queue_id) ON DELETE CASCADE,
     runner_id text NOT NULL,
     ended_at  timestamptz NOT NULL DEFAULT now(),
-    ended_by  text NOT NULL CHECK (ended_by IN ('lapsed', 'released', 'failed', 'revoked', 'superseded'))
+    ended_by  text NOT NULL CHECK (ended_by IN ('lapsed', 'released', 'failed', 'revoked', 'superseded')),
+    claimed_at timestamptz,
+    -- What the runner said of a failure, or the reaper of a lapse.
+    detail    text
 );
 CREATE INDEX past_claims_queue_idx ON past_claims (queue_id);
+CREATE INDEX past_claims_runner_idx ON past_claims (runner_id, ended_at);
+CREATE INDEX past_claims_ended_idx ON past_claims (ended_at, runner_id, ended_by);
 
 -- When the reaper last ran, which distinguishes an outage of the service from runners that stopped sending
 -- heartbeats.
@@ -231,6 +236,8 @@ CREATE TABLE submissions (
     UNIQUE (run_id, sha256),
     CHECK ((signer_kind = 'keyless-bundle') = (signer_issuer IS NOT NULL))
 );
+CREATE INDEX submissions_runner_idx ON submissions (runner_id, submitted_at);
+CREATE INDEX submissions_submitted_idx ON submissions (submitted_at, runner_id);
 
 -- The files as received, byte for byte: `envelope.json`, or every file of a publication bundle.
 CREATE TABLE submission_files (
@@ -264,6 +271,8 @@ CREATE TABLE audit_log (
 CREATE INDEX audit_log_at_idx ON audit_log (at);
 -- The refusals of the last hour, at most about 100: register.sql counts them at every registration it refuses.
 CREATE INDEX audit_log_refused_key_idx ON audit_log (at) WHERE action = 'register.key_not_allowed';
+CREATE INDEX audit_log_subject_idx ON audit_log (subject, audit_id);
+CREATE INDEX audit_log_action_idx ON audit_log (action, audit_id);
 
 CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -277,3 +286,93 @@ CREATE INDEX system_hardware_found_idx ON system_hardware (cpu_model);
 CREATE INDEX system_software_found_idx ON system_software (os_name, os_version);
 CREATE INDEX gpu_hardware_found_idx ON gpu_hardware (gpu_model);
 CREATE INDEX prompts_found_idx ON prompts (file_path, git_commit_hash);
+
+-- ---------------------------------------------------------------------------------------------------
+-- How many rows each lane holds. The overview of the queue reads this: count(*) over a million rows takes
+-- 80 ms and more.
+-- ---------------------------------------------------------------------------------------------------
+
+-- Rows that are ready are the total less the other states and less the live rows, which are few and have an index.
+-- So a claim and a heartbeat write nothing here. Changes are inserts, which the reaper adds up (reap_counts.sql):
+-- two transactions that updated one counter would wait for each other's commit.
+CREATE TABLE run_queue_counts (
+    lane_id integer NOT NULL,
+    -- TOTAL: rows of any state. DEFERRED: PENDING rows that wait for their retry_after.
+    state   text    NOT NULL CHECK (state IN ('TOTAL', 'DEFERRED', 'COMPLETE', 'FAILED', 'CANCELLED')),
+    rows    bigint  NOT NULL
+);
+-- The state under which a row is counted besides TOTAL; null for one that is ready or live.
+CREATE FUNCTION queue_counted_state(p_status text, p_retry_after timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_status IN ('COMPLETE', 'FAILED', 'CANCELLED') THEN p_status
+                WHEN p_status = 'PENDING' AND p_retry_after IS NOT NULL THEN 'DEFERRED' END
+$$;
+
+INSERT INTO run_queue_counts (lane_id, state, rows)
+SELECT q.lane_id, s.state, count(*)
+  FROM run_queue q
+ CROSS JOIN LATERAL (VALUES ('TOTAL'), (queue_counted_state(q.status, q.retry_after))) AS s(state)
+ WHERE s.state IS NOT NULL
+ GROUP BY q.lane_id, s.state;
+
+CREATE FUNCTION run_queue_count_inserts() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO run_queue_counts (lane_id, state, rows)
+    SELECT q.lane_id, s.state, count(*)
+      FROM made q
+     CROSS JOIN LATERAL (VALUES ('TOTAL'), (queue_counted_state(q.status, q.retry_after))) AS s(state)
+     WHERE s.state IS NOT NULL
+     GROUP BY q.lane_id, s.state;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER run_queue_count_inserts AFTER INSERT ON run_queue REFERENCING NEW TABLE AS made
+    FOR EACH STATEMENT EXECUTE FUNCTION run_queue_count_inserts();
+
+CREATE FUNCTION run_queue_count_deletes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO run_queue_counts (lane_id, state, rows)
+    SELECT q.lane_id, s.state, -count(*)
+      FROM gone q
+     CROSS JOIN LATERAL (VALUES ('TOTAL'), (queue_counted_state(q.status, q.retry_after))) AS s(state)
+     WHERE s.state IS NOT NULL
+     GROUP BY q.lane_id, s.state;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER run_queue_count_deletes AFTER DELETE ON run_queue REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION run_queue_count_deletes();
+
+CREATE FUNCTION run_queue_count_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM run_queue_counts;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER run_queue_count_truncate AFTER TRUNCATE ON run_queue
+    FOR EACH STATEMENT EXECUTE FUNCTION run_queue_count_truncate();
+
+CREATE FUNCTION run_queue_count_updates() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO run_queue_counts (lane_id, state, rows)
+    SELECT c.lane_id, c.state, c.rows
+      FROM (VALUES (OLD.lane_id, queue_counted_state(OLD.status, OLD.retry_after), -1),
+                   (NEW.lane_id, queue_counted_state(NEW.status, NEW.retry_after), 1),
+                   (OLD.lane_id, CASE WHEN OLD.lane_id <> NEW.lane_id THEN 'TOTAL' END, -1),
+                   (NEW.lane_id, CASE WHEN OLD.lane_id <> NEW.lane_id THEN 'TOTAL' END, 1)) AS c(lane_id, state, rows)
+     WHERE c.state IS NOT NULL;
+    RETURN NULL;
+END $$;
+-- Neither a claim (PENDING to CLAIMED) nor a heartbeat meets the condition.
+CREATE TRIGGER run_queue_count_updates AFTER UPDATE ON run_queue
+    FOR EACH ROW WHEN (OLD.lane_id <> NEW.lane_id
+                       OR queue_counted_state(OLD.status, OLD.retry_after)
+                          IS DISTINCT FROM queue_counted_state(NEW.status, NEW.retry_after))
+    EXECUTE FUNCTION run_queue_count_updates();
+
+-- Runs by their models: an admin lists what a model has in the queue.
+CREATE INDEX queue_jobs_models_idx ON queue_jobs USING gin ((models::jsonb) jsonb_path_ops);
+
+-- Requests of several runs, to know one that is sent again (enqueue_many.sql).
+CREATE TABLE enqueue_requests (
+    run_id uuid PRIMARY KEY REFERENCES runs (run_id) ON DELETE CASCADE,
+    -- SHA-256 of the run as received.
+    sha256 bytea NOT NULL CHECK (octet_length(sha256) = 32)
+);

@@ -11,6 +11,7 @@ mod tests;
 
 use bakeoff_core::queue::claim::{ClaimRequest, claim};
 use bakeoff_core::queue::explain::explain;
+use bakeoff_core::queue::next_chance::{NextChance, next_chance};
 use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::problem::jittered_retry_after;
 use bakeoff_lambda::telemetry::Metric;
@@ -33,9 +34,18 @@ async fn answer(app: &App, request: Request) -> Result {
             Reply::json(200, &explain(&client, &runner, &claim_request).await?)?
                 .metric(Metric::count("EmptyClaims"))
         }
-        None => Reply::empty(204)
-            .header("retry-after", jittered_retry_after(10, 20))
-            .metric(Metric::count("EmptyClaims")),
+        None => {
+            let (from, to) = match next_chance(&client, &runner, &claim_request).await? {
+                NextChance::Deferred(seconds) => {
+                    (u64::from(seconds.min(60)) + 1, u64::from(seconds.min(60)) + 5)
+                }
+                NextChance::HeldByOthers => (10, 20),
+                NextChance::Nothing => (50, 70),
+            };
+            Reply::empty(204)
+                .header("retry-after", jittered_retry_after(from, to))
+                .metric(Metric::count("EmptyClaims"))
+        }
     };
     Ok(reply.caller(runner.runner_id()))
 }

@@ -9,7 +9,6 @@
 //! invocation (`aws lambda invoke`), which IAM authorizes too, has the payload `{"list": {…}}`,
 //! `{"add": {…}}` or `{"revoke": {"key_id", "reason"?}}` and returns the body of the corresponding route.
 
-mod direct;
 mod signer_policy;
 #[cfg(test)]
 mod tests;
@@ -19,24 +18,25 @@ use bakeoff_core::field_error::{FieldError, FieldErrors};
 use bakeoff_core::runners::allowlist::{self, NewEntry, add, list};
 use bakeoff_core::runners::revoke::{parse_reason, revoke};
 use bakeoff_core::runners::runner::Admin;
+use bakeoff_lambda::admin::{Command, parse_payload, serve};
 use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
 use serde_json::json;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> std::result::Result<(), lambda_http::Error> {
-    direct::serve().await
+async fn main() -> std::result::Result<(), lambda_runtime::Error> {
+    serve::<KeysCommand>().await
 }
 
 /// An admin's request.
-enum Command {
+enum KeysCommand {
     List { cursor: Option<String>, limit: Option<i32> },
     Add(Box<NewEntry>),
     Import(Vec<NewEntry>),
     Revoke { key_id: String, reason: Option<String> },
 }
 
-impl Command {
+impl KeysCommand {
     /// Parses the body of an addition: an entry, or a signer policy.
     fn parse_add(body: &str) -> std::result::Result<Self, Vec<FieldError>> {
         let mut errors = FieldErrors::default();
@@ -61,42 +61,66 @@ impl Command {
         }
         Err(errors.into_vec())
     }
+
+    fn read_list(mut object: Object, errors: &mut FieldErrors) -> Option<Self> {
+        let cursor = object.text("cursor", 1..=200, errors);
+        let limit = object.integer("limit", 1..=i32::MAX, errors);
+        object.finish(errors);
+        Some(Self::List { cursor, limit })
+    }
+
+    fn read_revoke(mut object: Object, errors: &mut FieldErrors) -> Option<Self> {
+        let key_id = object.required_text("key_id", 1..=200, errors);
+        let reason = object.text("reason", 0..=1000, errors);
+        object.finish(errors);
+        Some(Self::Revoke { key_id: key_id?, reason })
+    }
 }
 
-async fn answer(app: &App, request: Request) -> Result {
-    let admin = app.admin(&request)?;
-    let command = match request.route().as_str() {
-        "GET /api/admin/keys" => Command::List { cursor: request.query("cursor"), limit: request.limit()? },
-        "POST /api/admin/keys" => parse_body(&request.body()?, Command::parse_add)?,
-        "DELETE /api/admin/keys/{key_id}" => Command::Revoke {
-            key_id: request.path_parameter("key_id").unwrap_or_default(),
-            reason: parse_body(&request.body()?, parse_reason)?,
-        },
-        _ => return Err(Refusal::NoSuchRoute),
-    };
-    execute(app, &admin, &command).await
-}
+impl Command for KeysCommand {
+    fn from_request(request: &Request) -> Result<Self> {
+        match request.route().as_str() {
+            "GET /api/admin/keys" => request.parse_query(&["limit"], Self::read_list),
+            "POST /api/admin/keys" => parse_body(&request.body()?, Self::parse_add),
+            "DELETE /api/admin/keys/{key_id}" => Ok(Self::Revoke {
+                key_id: request.path_parameter("key_id").unwrap_or_default(),
+                reason: parse_body(&request.body()?, parse_reason)?,
+            }),
+            _ => Err(Refusal::NoSuchRoute),
+        }
+    }
 
-async fn execute(app: &App, admin: &Admin, command: &Command) -> Result {
-    let client = app.database().await?;
-    let reply = match command {
-        Command::List { cursor, limit } => {
-            Reply::json(200, &list(&client, cursor.as_deref(), limit.unwrap_or(allowlist::PAGE_MAX)).await?)
-        }
-        Command::Add(entry) => {
-            let added = add(&client, admin, entry).await?;
-            Reply::json(if added.created { 201 } else { 200 }, &added.entry)
-        }
-        Command::Import(entries) => {
-            let mut keys = Vec::new();
-            for entry in entries {
-                keys.push(add(&client, admin, entry).await?.entry);
+    fn from_payload(payload: &str) -> std::result::Result<Self, Vec<FieldError>> {
+        parse_payload(payload, &["list", "add", "revoke"], |name, pointer, value, errors| match name {
+            "add" => Self::parse_add(value.get())
+                .map_err(|add_errors| errors.extend_with_prefix(pointer, add_errors))
+                .ok(),
+            "list" => Self::read_list(Object::parse(value.get(), pointer, errors)?, errors),
+            _ => Self::read_revoke(Object::parse(value.get(), pointer, errors)?, errors),
+        })
+    }
+
+    async fn execute(&self, app: &App, admin: &Admin) -> Result {
+        let client = app.database().await?;
+        match self {
+            Self::List { cursor, limit } => Reply::json(
+                200,
+                &list(&client, cursor.as_deref(), limit.unwrap_or(allowlist::PAGE_MAX)).await?,
+            ),
+            Self::Add(entry) => {
+                let added = add(&client, admin, entry).await?;
+                Reply::json(if added.created { 201 } else { 200 }, &added.entry)
             }
-            Reply::json(200, &json!({ "keys": keys }))
+            Self::Import(entries) => {
+                let mut keys = Vec::new();
+                for entry in entries {
+                    keys.push(add(&client, admin, entry).await?.entry);
+                }
+                Reply::json(200, &json!({ "keys": keys }))
+            }
+            Self::Revoke { key_id, reason } => {
+                Reply::json(200, &revoke(&client, admin, key_id, reason.as_deref()).await?)
+            }
         }
-        Command::Revoke { key_id, reason } => {
-            Reply::json(200, &revoke(&client, admin, key_id, reason.as_deref()).await?)
-        }
-    };
-    Ok(reply?.caller(admin.principal()))
+    }
 }

@@ -4,6 +4,7 @@
 //! because a misspelt optional field would otherwise be ignored without notice.
 
 use crate::field_error::{FieldErrors, pointer_token, quote};
+use crate::name::{NOT_A_NAME, Name};
 use crate::results::canonical_json::CanonicalForm;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -113,12 +114,12 @@ impl<'a> Object<'a> {
     }
 
     /// Takes an optional UUID.
-    pub(crate) fn uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
+    pub fn uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
         self.value(name, "a UUID", errors)
     }
 
     /// Takes a required UUID.
-    pub(crate) fn required_uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
+    pub fn required_uuid(&mut self, name: &'static str, errors: &mut FieldErrors) -> Option<Uuid> {
         self.required_value(name, "a UUID", errors)
     }
 
@@ -167,6 +168,31 @@ impl<'a> Object<'a> {
         errors: &mut FieldErrors,
     ) -> Option<String> {
         self.check_present(name, errors).then(|| self.text(name, length, errors)).flatten()
+    }
+
+    /// Takes an optional id or label whose length in bytes is within `length`.
+    pub fn name(
+        &mut self,
+        name: &'static str,
+        length: RangeInclusive<usize>,
+        errors: &mut FieldErrors,
+    ) -> Option<Name> {
+        let text = self.text(name, length, errors)?;
+        let parsed = Name::parse(text);
+        if parsed.is_none() {
+            errors.push(self.pointer(name), NOT_A_NAME);
+        }
+        parsed
+    }
+
+    /// Takes a required id or label; see [`Object::name`].
+    pub fn required_name(
+        &mut self,
+        name: &'static str,
+        length: RangeInclusive<usize>,
+        errors: &mut FieldErrors,
+    ) -> Option<Name> {
+        self.check_present(name, errors).then(|| self.name(name, length, errors)).flatten()
     }
 
     /// Takes an optional integer within `range`.

@@ -6,6 +6,7 @@
 
 use crate::field_error::FieldError;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// Refusal or failure of an operation.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,8 @@ pub enum Error {
     ProofStale {
         /// The database's clock, with which the runner can correct its own.
         server_time: OffsetDateTime,
+        /// How far the proof's `iat` is ahead of it, in seconds.
+        clock_offset_s: i64,
     },
     /// The proof was used before.
     #[error("the proof was used before; sign a new one with a new `jti`")]
@@ -59,6 +62,12 @@ pub enum Error {
     /// A run with this id exists already.
     #[error("a run with this id exists already; choose another `run_id`, or leave it out")]
     RunExists,
+    /// A run of a batch exists already, from another request or with other content.
+    #[error("run {0} exists already, from another request or with other content; nothing was enqueued")]
+    AnotherRunExists(Uuid),
+    /// The run's evidence holds no file with this name.
+    #[error("no file with this name in the run's evidence; `GET /api/admin/runs/{{run_id}}` lists the files")]
+    FileNotFound,
     /// The allowlist holds no key with this id.
     #[error("no key with this id on the allowlist")]
     KeyNotFound,

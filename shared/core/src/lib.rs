@@ -1,13 +1,16 @@
 #![doc = include_str!("../README.md")]
 
 pub mod audit;
+pub mod audit_trail;
 pub mod document;
 pub mod error;
 pub mod field_error;
 pub mod migrate;
+pub mod name;
 pub mod queue;
 pub mod results;
 pub mod runners;
 pub mod runs;
+mod utc;
 
 pub use error::Error;

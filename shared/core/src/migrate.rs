@@ -18,6 +18,8 @@ const FUNCTIONS: &[&str] = &[
     include_str!("runners/allowlist_admits.sql"),
     include_str!("queue/claim.sql"),
     include_str!("runs/enqueue.sql"),
+    include_str!("runs/enqueue_many.sql"),
+    include_str!("queue/overview_lanes.sql"),
     include_str!("queue/heartbeat.sql"),
     include_str!("runners/revoke.sql"),
     include_str!("results/submit.sql"),

@@ -4,6 +4,11 @@
 
 use bakeoff_core::Error;
 use bakeoff_core::audit::submission_refused;
+use bakeoff_core::audit_trail::{self, Filter};
+use bakeoff_core::runners::revoke::revoke;
+use bakeoff_core::runs::cancel::cancel;
+use bakeoff_core::runs::priority::set_priority;
+use bakeoff_core::runs::requeue::requeue;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture;
 use serde_json::Value;
@@ -48,4 +53,46 @@ async fn refusals_that_may_indicate_an_attack_are_recorded() {
         assert_eq!((line.get("actor"), line.get::<_, String>("subject")), ("bench", run_id.to_string()));
         assert!(line.get::<_, Value>("detail")["why"].is_string());
     }
+}
+
+#[tokio::test]
+async fn the_trail_tells_who_did_what_newest_first_page_by_page() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let run_id = fixture::enqueue_run(&client, &fixture::run()).await.run_id;
+    set_priority(&client, &fixture::admin(), run_id, 1).await.unwrap();
+    cancel(&client, &fixture::admin(), run_id, Some("wrong model")).await.unwrap();
+    requeue(&client, &fixture::admin(), run_id, None).await.unwrap();
+    revoke(&client, &fixture::admin(), &runner.machine.key_id(), Some("sold")).await.unwrap();
+
+    let all = Filter::default();
+    let mut actions = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = audit_trail::list(&client, &all, cursor.as_deref(), 2).await.unwrap();
+        actions.extend(page.entries.into_iter().map(|entry| entry.action));
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+        // What is written while the trail is read stands before the first page.
+        revoke(&client, &fixture::admin(), &fixture::Machine::new("x").key_id(), None).await.unwrap_err();
+    }
+    assert_eq!(
+        actions,
+        ["key.revoke", "run.requeue", "run.cancel", "run.priority", "run.enqueue", "key.add"]
+    );
+
+    let of_key = Filter { subject: Some(runner.machine.key_id()), ..Filter::default() };
+    let trail = audit_trail::list(&client, &of_key, None, 10).await.unwrap().entries;
+    assert_eq!((trail.len(), trail[0].actor.as_str()), (2, fixture::admin().principal()));
+    assert_eq!(trail[0].detail["reason"], "sold");
+    let cancels = Filter { action: Some("run.cancel".into()), ..Filter::default() };
+    let trail = audit_trail::list(&client, &cancels, None, 10).await.unwrap().entries;
+    assert_eq!((trail.len(), trail[0].subject.clone()), (1, Some(run_id.to_string())));
+    let nobody = Filter { actor: Some("nobody".into()), ..Filter::default() };
+    assert!(audit_trail::list(&client, &nobody, None, 10).await.unwrap().entries.is_empty());
+    let refused = audit_trail::list(&client, &all, Some("x"), 10).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
 }

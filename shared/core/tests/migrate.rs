@@ -7,7 +7,7 @@ use bakeoff_core::migrate::{apply, has_history};
 use bakeoff_core::queue::reap::reap;
 use bakeoff_core::runners::revoke::revoke;
 use bakeoff_core::runs::cancel::cancel;
-use bakeoff_core::runs::listing::list;
+use bakeoff_core::runs::listing::{Filter, list};
 use bakeoff_core::runs::requeue::requeue;
 use bakeoff_core::runs::status::status;
 use bakeoff_testkit::Database;
@@ -131,7 +131,7 @@ async fn a_database_used_by_the_harness_migrates_and_works() {
     machine.allow(&client).await;
     let body = machine.registration();
     let runner = machine.register(&client, &body).await;
-    let listed = list(&client, None, None, 10).await.unwrap();
+    let listed = list(&client, &Filter::default(), None, 10).await.unwrap();
     assert_eq!(listed.rows.len(), 6);
 
     // Both PENDING rows are claimed, including the one whose retry_after has passed.

@@ -122,6 +122,8 @@ async fn every_statement_prepares() {
             "cancel" | "requeue" => vec![uuid.clone(), text.clone(), text.clone()],
             "reap_begin" => vec![int4.clone(), int4.clone(), int4.clone()],
             "allowlist_list" => vec![int8.clone(), int4.clone()],
+            "priority" => vec![uuid.clone(), text.clone(), int4.clone()],
+            "evidence" => vec![uuid.clone(), text.clone(), uuid.clone(), int4.clone(), int4.clone()],
             "release" => {
                 vec![uuid.clone(), uuid.clone(), text.clone(), text.clone(), text.clone(), text.clone()]
             }

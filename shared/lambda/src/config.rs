@@ -16,6 +16,8 @@ pub struct Config {
     pub token_ttl: Duration,
     /// The terms of a lease: `LEASE_TTL_S`, `HEARTBEAT_INTERVAL_S`.
     pub lease: LeaseTerms,
+    /// Whether anyone may see the names of runners: `PUBLIC_RUNNER_NAMES`, default `false`.
+    pub public_runner_names: bool,
     /// How to connect to Postgres.
     pub database: DatabaseSource,
     /// Source of the keys that sign: `SIGNING_KEYS_FILE`, else the secret `SIGNING_KEYS_SECRET_ARN`.
@@ -102,6 +104,12 @@ impl Config {
                     terms.heartbeat_interval_s,
                 )?,
             },
+            public_runner_names: parse_variable(
+                variable,
+                "PUBLIC_RUNNER_NAMES",
+                false,
+                "must be true or false",
+            )?,
             database: Self::database(variable)?,
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {
                 (Some(file), _) => KeySource::File(file),

@@ -6,8 +6,10 @@ use crate::response::Reply;
 use crate::telemetry::Metric;
 use bakeoff_core::Error;
 use bakeoff_core::error::error_chain;
+use lambda_http::Body;
 use serde_json::{Map, Value, json};
 use std::hash::{BuildHasher, RandomState};
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// The reason for a problem document instead of a handler's reply.
@@ -42,6 +44,20 @@ pub enum Refusal {
     /// No IAM context: the request did not pass API Gateway's IAM authorizer.
     #[error("the request has no IAM identity; sign it with AWS Signature Version 4")]
     NotAnAdmin,
+    /// A file that is larger than a response can be, requested without a `Range`.
+    #[error("the file has {size} bytes; request parts of at most {limit} with `Range: bytes=FIRST-LAST`")]
+    RangeRequired {
+        /// Size of the file in bytes.
+        size: i32,
+        /// Maximum size of a part in bytes.
+        limit: i32,
+    },
+    /// A `Range` that begins behind the file's end, or is none (RFC 9110 section 14.2).
+    #[error("the file has {size} bytes; the `Range` must be `bytes=FIRST-LAST` within it")]
+    RangeNotSatisfiable {
+        /// Size of the file in bytes.
+        size: i32,
+    },
     /// Not a route of this function.
     #[error("no route with this method and path")]
     NoSuchRoute,
@@ -74,12 +90,15 @@ impl Refusal {
                     (403, "signer_not_allowed", "The signer is not on the allowlist")
                 }
                 Error::RunNotFound => (404, "run_not_found", "The run does not exist"),
+                Error::FileNotFound => (404, "file_not_found", "The file does not exist"),
                 Error::KeyNotFound => (404, "key_not_found", "The key does not exist"),
                 Error::RunnerIdTaken => (409, "runner_id_taken", "The runner_id belongs to another key"),
                 Error::ClaimLost => (409, "claim_lost", "The claim has ended"),
                 Error::ClaimIdTaken => (409, "claim_id_taken", "The claim_id was used by another runner"),
                 Error::RunFinished(_) => (409, "run_finished", "The run has finished"),
-                Error::RunExists => (409, "run_exists", "A run with this run_id exists"),
+                Error::RunExists | Error::AnotherRunExists(_) => {
+                    (409, "run_exists", "A run with this run_id exists")
+                }
                 Error::KeyExists => {
                     (409, "key_exists", "The key is already on the allowlist, with other attributes")
                 }
@@ -99,6 +118,10 @@ impl Refusal {
             }
             Self::NoToken(_) | Self::NoProof => (401, "unauthenticated", "The request is not authenticated"),
             Self::NotAnAdmin => (403, "not_an_admin", "The request has no IAM identity"),
+            Self::RangeRequired { .. } => (422, "range_required", "The file is too large for one response"),
+            Self::RangeNotSatisfiable { .. } => {
+                (416, "range_not_satisfiable", "The range is not satisfiable")
+            }
             Self::NoSuchRoute => (404, "no_such_route", "The route does not exist"),
         };
         Problem { status, code, title }
@@ -143,18 +166,33 @@ impl Refusal {
             _ => self.to_string(),
         };
         problem.insert("detail".into(), json!(detail));
+        if status == 401 {
+            // A runner with a wrong clock signs proofs that are stale, and trusts tokens that have expired. The
+            // database's clock, if the refusal has it, replaces this one below.
+            problem.insert(
+                "server_time".into(),
+                json!(OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()),
+            );
+        }
         self.add_members(&mut problem);
 
         let challenge = self.challenge(code);
+        let file_size = match self {
+            Self::RangeNotSatisfiable { size } => Some(size),
+            _ => None,
+        };
         let mut reply = Reply {
             content_type: "application/problem+json",
-            body: Some(Value::Object(problem).to_string()),
+            body: Body::Text(Value::Object(problem).to_string()),
             code: Some(code),
             ..Reply::empty(status)
         }
         .metric(Metric::count("Refusals").by("Code", code));
         match status {
             401 => reply = reply.header("www-authenticate", challenge),
+            416 => {
+                reply = reply.header("content-range", format!("bytes */{}", file_size.unwrap_or_default()))
+            }
             429 | 503 => reply = reply.header("retry-after", jittered_retry_after(2, 6)),
             _ => {}
         }
@@ -180,11 +218,16 @@ impl Refusal {
             Self::Operation(Error::Invalid(errors)) => {
                 problem.insert("errors".into(), json!(errors));
             }
-            Self::Operation(Error::ProofStale { server_time }) => {
+            Self::Operation(Error::ProofStale { server_time, clock_offset_s }) => {
+                problem.insert("clock_offset_s".into(), json!(clock_offset_s));
                 problem.insert("server_time".into(), json!(server_time.format(&Rfc3339).unwrap_or_default()));
             }
             Self::Operation(Error::RunMismatch { signed }) => {
                 problem.insert("signed_run_id".into(), json!(signed));
+            }
+            Self::RangeRequired { size, limit } => {
+                problem.insert("size".into(), json!(size));
+                problem.insert("limit".into(), json!(limit));
             }
             Self::TooLarge { size, limit } => {
                 problem.insert("size".into(), json!(size));

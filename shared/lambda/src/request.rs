@@ -1,11 +1,13 @@
 //! The HTTP request that a handler receives.
 
 use crate::problem::Refusal;
-use bakeoff_core::field_error::FieldError;
+use bakeoff_core::document::Object;
+use bakeoff_core::field_error::FieldErrors;
 use flate2::read::MultiGzDecoder;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayRequestAuthorizerIamDescription;
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, RequestExt};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
@@ -69,16 +71,37 @@ impl Request {
         (!parameter.contains('\0')).then(|| parameter.to_owned())
     }
 
+    /// Parses the query with one of the core's parsers, as if it were a JSON object of strings; `integers` are the
+    /// parameters that are integers. Unknown parameters are refused like unknown fields of a body.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`](bakeoff_core::Error::Invalid) with every invalid parameter.
+    pub fn parse_query<T>(
+        &self,
+        integers: &[&str],
+        read: impl FnOnce(Object, &mut FieldErrors) -> Option<T>,
+    ) -> Result<T, Refusal> {
+        let mut errors = FieldErrors::default();
+        let mut members = Map::new();
+        for (name, value) in self.received.query_string_parameters_ref().iter().flat_map(|query| query.iter())
+        {
+            let value = match value.parse::<i64>() {
+                Ok(integer) if integers.contains(&name) => json!(integer),
+                _ => json!(value),
+            };
+            if members.insert(name.to_owned(), value).is_some() {
+                errors.push(format!("/{name}"), "occurs twice");
+            }
+        }
+        let query = Value::Object(members).to_string();
+        let parsed = Object::parse(&query, "", &mut errors).and_then(|object| read(object, &mut errors));
+        Ok(errors.finish(parsed).map_err(bakeoff_core::Error::Invalid)?)
+    }
+
     /// Returns the first query parameter with this name.
     pub fn query(&self, name: &str) -> Option<String> {
         self.received.query_string_parameters_ref().and_then(|query| query.first(name)).map(str::to_owned)
-    }
-
-    /// Returns the query's `limit`, if present.
-    pub fn limit(&self) -> Result<Option<i32>, Refusal> {
-        let field_error = |_| vec![FieldError::new("/limit", "must be a whole number, such as 50")];
-        let limit = self.query("limit").map(|limit| limit.parse().map_err(field_error)).transpose();
-        Ok(limit.map_err(bakeoff_core::Error::Invalid)?)
     }
 
     /// Returns the run id in the path. A path segment that is not a UUID is `run_not_found`.

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 pub struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
-    pub(crate) body: Option<String>,
+    pub(crate) body: Body,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) metrics: Vec<Metric>,
     /// The authenticated caller, for the log.
@@ -25,7 +25,18 @@ impl Reply {
     pub fn json(status: u16, value: &impl Serialize) -> crate::Result {
         let body = serde_json::to_string(value)
             .map_err(|error| bakeoff_core::Error::Internal(format!("serializing a reply: {error}")))?;
-        Ok(Self { body: Some(body), ..Self::empty(status) })
+        Ok(Self { body: Body::Text(body), ..Self::empty(status) })
+    }
+
+    /// Creates a reply with text of another type than JSON.
+    pub fn text(status: u16, content_type: &'static str, text: impl Into<String>) -> Self {
+        Self { content_type, body: Body::Text(text.into()), ..Self::empty(status) }
+    }
+
+    /// Creates a reply with uninterpreted bytes, which a browser saves and does not render.
+    pub fn bytes(status: u16, bytes: Vec<u8>) -> Self {
+        Self { content_type: "application/octet-stream", body: Body::Binary(bytes), ..Self::empty(status) }
+            .header("x-content-type-options", "nosniff")
     }
 
     /// Creates a reply without a body.
@@ -33,7 +44,7 @@ impl Reply {
         Self {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             content_type: "application/json",
-            body: None,
+            body: Body::Empty,
             headers: Vec::new(),
             metrics: Vec::new(),
             caller: None,
@@ -64,24 +75,32 @@ impl Reply {
         self.status.as_u16()
     }
 
-    /// Returns the body, if any.
+    /// Returns the body, if it is text.
     pub fn body(&self) -> Option<&str> {
-        self.body.as_deref()
+        match &self.body {
+            Body::Text(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// Converts the reply to an HTTP response with the request's id.
     pub(crate) fn into_http(self, request_id: &str) -> Result<Response<Body>, lambda_http::Error> {
-        let mut response = Response::builder()
-            .status(self.status)
-            .header("x-request-id", request_id)
-            .header("cache-control", "no-store");
+        let mut response = Response::builder().status(self.status).header("x-request-id", request_id);
+        if !self.headers.iter().any(|(name, _)| *name == "cache-control") {
+            response = response.header("cache-control", "no-store");
+        }
         for (name, value) in self.headers {
             response = response.header(name, value);
         }
-        if self.body.is_some() {
+        if !matches!(self.body, Body::Empty) {
             response = response.header("content-type", self.content_type);
         }
-        Ok(response.body(self.body.map_or(Body::Empty, |json| Body::Text(escape_terminal_commands(json))))?)
+        Ok(response.body(match self.body {
+            Body::Text(json) if self.content_type.ends_with("json") => {
+                Body::Text(escape_terminal_commands(json))
+            }
+            body => body,
+        })?)
     }
 }
 

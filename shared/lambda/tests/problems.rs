@@ -31,6 +31,8 @@ fn name(refusal: &Refusal) -> &'static str {
             Error::RunFinished(_) => "RunFinished",
             Error::RunNotFound => "RunNotFound",
             Error::RunExists => "RunExists",
+            Error::AnotherRunExists(_) => "AnotherRunExists",
+            Error::FileNotFound => "FileNotFound",
             Error::KeyNotFound => "KeyNotFound",
             Error::KeyExists => "KeyExists",
             Error::SignatureInvalid(_) => "SignatureInvalid",
@@ -47,6 +49,8 @@ fn name(refusal: &Refusal) -> &'static str {
         Refusal::NoToken(_) => "NoToken",
         Refusal::NoProof => "NoProof",
         Refusal::NotAnAdmin => "NotAnAdmin",
+        Refusal::RangeRequired { .. } => "RangeRequired",
+        Refusal::RangeNotSatisfiable { .. } => "RangeNotSatisfiable",
         Refusal::NoSuchRoute => "NoSuchRoute",
         Refusal::TimedOut => "TimedOut",
     }
@@ -57,7 +61,7 @@ fn refusals() -> Vec<Refusal> {
     let errors = [
         Error::Invalid(vec![FieldError::new("/claim_id", "is missing")]),
         Error::ProofInvalid("it was made for another request"),
-        Error::ProofStale { server_time: OffsetDateTime::UNIX_EPOCH },
+        Error::ProofStale { server_time: OffsetDateTime::UNIX_EPOCH, clock_offset_s: -90 },
         Error::ProofReplayed,
         Error::TokenInvalid("it does not parse"),
         Error::TokenKeyUnknown,
@@ -69,6 +73,8 @@ fn refusals() -> Vec<Refusal> {
         Error::RunFinished("it was cancelled"),
         Error::RunNotFound,
         Error::RunExists,
+        Error::AnotherRunExists(uuid::Uuid::nil()),
+        Error::FileNotFound,
         Error::KeyNotFound,
         Error::KeyExists,
         Error::SignatureInvalid("the signature".into()),
@@ -85,6 +91,8 @@ fn refusals() -> Vec<Refusal> {
         Refusal::NoToken("the Authorization header is missing"),
         Refusal::NoProof,
         Refusal::NotAnAdmin,
+        Refusal::RangeRequired { size: 5_000_000, limit: 4_500_000 },
+        Refusal::RangeNotSatisfiable { size: 100 },
         Refusal::NoSuchRoute,
         Refusal::TimedOut,
     ];
@@ -144,7 +152,7 @@ fn a_problem_has_the_members_of_its_kind() {
         let problem: Value = serde_json::from_str(refusal.into_reply().body().unwrap()).unwrap();
         problem[name].clone()
     };
-    let stale = Error::ProofStale { server_time: OffsetDateTime::UNIX_EPOCH };
+    let stale = Error::ProofStale { server_time: OffsetDateTime::UNIX_EPOCH, clock_offset_s: -90 };
     assert_eq!(member(stale.into(), "server_time"), "1970-01-01T00:00:00Z");
     let mismatch = Error::RunMismatch { signed: "another".into() };
     assert_eq!(member(mismatch.into(), "signed_run_id"), "another");

@@ -11,6 +11,7 @@ use bakeoff_core::runners::register::{Registration, register};
 use bakeoff_core::runners::runner::Admin;
 use bakeoff_core::runs::cancel::cancel;
 use bakeoff_core::runs::enqueue::{Enqueued, NewRun, enqueue};
+use bakeoff_lambda::admin::{Command, dispatch};
 use bakeoff_lambda::config::Config;
 use bakeoff_lambda::serve::respond;
 use bakeoff_lambda::{App, Request};
@@ -18,10 +19,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use lambda_http::{Context, RequestExt as _};
+use lambda_runtime::LambdaEvent;
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Database;
+use crate::openapi::check_answer;
 
 /// The service's public URL in `events/`.
 pub const SERVICE: &str = "https://a1b2c3d4e5.execute-api.us-east-1.amazonaws.com";
@@ -174,8 +178,10 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The JSON body; null if the response has none.
+    /// The body; null where there is none, or where it is not JSON.
     pub body: Value,
+    /// The body's bytes.
+    pub bytes: Vec<u8>,
     headers: lambda_http::http::HeaderMap,
 }
 
@@ -194,6 +200,7 @@ impl Answer {
         assert_eq!(self.status, status, "{}", self.body);
         let content_type = (!self.body.is_null()).then_some("application/json");
         assert_eq!(self.header("content-type"), content_type);
+        assert_eq!(self.header("cache-control"), Some("no-store"));
         self.body
     }
 
@@ -206,6 +213,7 @@ impl Answer {
         let problem = &self.body;
         assert_eq!((self.status, problem["code"].as_str()), (status, Some(code)), "{problem}");
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(self.header("cache-control"), Some("no-store"));
         assert_eq!(problem["type"], format!("urn:bakeoff:problem:{code}"));
         assert_eq!(problem["status"], status);
         for member in ["title", "detail"] {
@@ -275,6 +283,16 @@ impl Service {
         F: Future<Output = bakeoff_lambda::Result>,
     {
         serve(&self.app, handler, event).await
+    }
+
+    /// Invokes the function directly, as `aws lambda invoke` does.
+    ///
+    /// # Errors
+    /// The text of an invocation that failed.
+    pub async fn invoke<C: Command>(&self, payload: &Value) -> Result<Value, String> {
+        let payload = to_raw_value(payload).expect("a payload");
+        let invoked = dispatch::<C>(&self.app, LambdaEvent::new(payload, context())).await;
+        invoked.map_err(|error| error.to_string())
     }
 
     /// Returns the path of the file with the signing keys.
@@ -363,9 +381,13 @@ where
     let response = respond(app, handler, event.request()).await.expect("every refusal is an answer");
     let (parts, body) = response.into_parts();
     assert_eq!(parts.headers["x-request-id"], REQUEST_ID);
-    assert_eq!(parts.headers["cache-control"], "no-store");
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
-    Answer { status: parts.status.as_u16(), body, headers: parts.headers }
+    let is_json = parts.headers.get("content-type").is_some_and(|kind| kind.as_bytes().ends_with(b"json"));
+    let bytes = body.to_vec();
+    let body = if is_json { serde_json::from_slice(&bytes).expect("JSON") } else { Value::Null };
+    let content_type = parts.headers.get("content-type").and_then(|kind| kind.to_str().ok());
+    let route = event.0["routeKey"].as_str().unwrap_or_default();
+    check_answer(route, parts.status.as_u16(), content_type, &body);
+    Answer { status: parts.status.as_u16(), body, bytes, headers: parts.headers }
 }
 
 /// Creates an app from these environment variables.

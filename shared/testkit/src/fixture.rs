@@ -13,7 +13,7 @@ use bakeoff_core::runners::proof::ProvenKey;
 use bakeoff_core::runners::register::{Registration, register};
 use bakeoff_core::runners::runner::{Admin, AuthenticatedRunner};
 use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
-use bakeoff_core::runs::enqueue::{Enqueued, NewRun, enqueue};
+use bakeoff_core::runs::enqueue::{Enqueued, EnqueuedRow, NewRun, enqueue};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -167,11 +167,24 @@ pub fn run() -> Value {
     })
 }
 
-/// Returns a run without requirements on its runner.
-pub fn undemanding_run() -> Value {
-    let mut run = run();
-    run["models"] = json!([]);
-    run
+/// Inserts a run of one row as the harness's own tools do: it names no model, so it requires nothing of its runner.
+pub async fn undemanding_run(client: &Client) -> Enqueued {
+    let insert = "
+        WITH task AS (INSERT INTO tasks (name, natural_key_hash) VALUES ('foreign', gen_random_uuid()) RETURNING task_id),
+             prompt AS (INSERT INTO prompts (task_id, file_path, git_commit_hash)
+                        SELECT task_id, 'prompts/foreign.md', 'ad48ac3' FROM task RETURNING prompt_id),
+             run AS (INSERT INTO runs (run_id, submitted_at, publisher_id)
+                     VALUES (gen_random_uuid(), now(), 'harness') RETURNING run_id)
+        INSERT INTO run_queue (run_id, prompt_id)
+        SELECT run_id, prompt_id FROM run, prompt RETURNING run_id, queue_id, prompt_id";
+    let row = client.query_one(insert, &[]).await.expect("a row of the harness's");
+    let inserted = EnqueuedRow {
+        queue_id: row.get("queue_id"),
+        prompt_id: row.get("prompt_id"),
+        required_vram_gb: 0,
+        quantizations: Vec::new(),
+    };
+    Enqueued { run_id: row.get("run_id"), rows: vec![inserted] }
 }
 
 /// Returns a model of a run. It needs ⌈billions × the quantization's multiplier × 1.15⌉ GB.

@@ -4,6 +4,7 @@
 mod database;
 pub mod event;
 pub mod fixture;
+pub mod openapi;
 pub mod secrets;
 
 pub use database::Database;

@@ -2,15 +2,17 @@
 
 use crate::error::Error;
 use crate::queue::claim::ClaimRequest;
+use crate::queue::requirement::{Ability, MissedJob, Requirement};
 use crate::runners::runner::AuthenticatedRunner;
 use serde::Serialize;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 const EXPLAIN: &str = include_str!("explain.sql");
+const LANES: &str = include_str!("explain_lanes.sql");
 
 /// Number of rows excluded by each requirement. A row that fails both VRAM and quantization is counted in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
     /// Ready rows that require more VRAM than the runner has.
     pub vram: i64,
@@ -22,6 +24,8 @@ pub struct Explanation {
     pub held_by_others: i64,
     /// Ready rows the runner could claim now; they may have become ready after the claim found none.
     pub eligible: i64,
+    /// The ready job that the runner comes nearest to, if it can take none.
+    pub nearest_miss: Option<MissedJob>,
 }
 
 /// Counts the rows that the runner cannot claim, by reason. Uses the capabilities of the request, or those
@@ -58,5 +62,42 @@ pub async fn explain(
         deferred: row.try_get("deferred")?,
         held_by_others: row.try_get("held_by_others")?,
         eligible: row.try_get("eligible")?,
+        nearest_miss: nearest_miss(client, runner, request).await?,
     })
+}
+
+/// Finds the requirement of a ready job that the runner lacks least for; `None` if it can take one, or none is ready.
+async fn nearest_miss(
+    client: &Client,
+    runner: &AuthenticatedRunner,
+    request: &ClaimRequest,
+) -> Result<Option<MissedJob>, Error> {
+    let capabilities = request.capabilities.as_ref();
+    let lanes = client
+        .query_typed(
+            LANES,
+            &[
+                (&runner.runner_id(), Type::TEXT),
+                (&capabilities.map(|capabilities| capabilities.vram_gb), Type::FLOAT8),
+                (&capabilities.map(|capabilities| &capabilities.quantizations), Type::TEXT_ARRAY),
+            ],
+        )
+        .await?;
+    let Some(first) = lanes.first() else { return Ok(None) };
+    let supported: Vec<String> = first.try_get("supported")?;
+    let ability = Ability {
+        runner_id: runner.runner_id(),
+        vram_gb: first.try_get("vram_gb")?,
+        quantizations: &supported,
+    };
+    let requirements = lanes
+        .iter()
+        .map(|lane| {
+            Ok(Requirement {
+                required_vram_gb: lane.try_get("required_vram_gb")?,
+                quantizations: lane.try_get("quantizations")?,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    Ok(ability.nearest_miss(requirements))
 }

@@ -12,6 +12,7 @@ use tokio_postgres::types::Type;
 const BEGIN: &str = include_str!("reap_begin.sql");
 const REAP_LAPSED: &str = include_str!("reap.sql");
 const END_BACKOFFS: &str = include_str!("reap_deferred.sql");
+const ADD_UP_COUNTS: &str = include_str!("reap_counts.sql");
 const MEASURE: &str = include_str!("reap_measure.sql");
 
 /// Maximum number of rows per statement. Short transactions: a long snapshot would hold back vacuum.
@@ -92,6 +93,7 @@ pub async fn reap(client: &Client, terms: LeaseTerms, budget: Duration) -> Resul
         }
     }
     reaped.finished = !lapses_left && !backoffs_left;
+    client.execute_typed(ADD_UP_COUNTS, &[]).await?;
     let row = client.query_typed_one(MEASURE, &[]).await?;
     reaped.queue = QueueMetrics {
         depth: row.get("depth"),

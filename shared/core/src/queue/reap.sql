@@ -5,7 +5,7 @@
 -- A concurrent heartbeat or submit wins: SKIP LOCKED skips a row that it has locked, and FOR UPDATE rechecks the
 -- lease of a row that it has just renewed. Two concurrent reapers take different rows.
 WITH lapsed AS (
-    SELECT queue_id, claim_id, claimed_by,
+    SELECT queue_id, claim_id, claimed_by, claimed_at,
            CASE WHEN lease_expires_at < now() THEN 'the lease of ' || claimed_by || ' expired'
                 ELSE claimed_by || ' exceeded max_runtime_s' END AS why
       FROM run_queue
@@ -14,8 +14,8 @@ WITH lapsed AS (
      LIMIT $1
        FOR UPDATE SKIP LOCKED
 ), archived AS (
-    INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
-    SELECT claim_id, queue_id, claimed_by, 'lapsed' FROM lapsed
+    INSERT INTO past_claims (claim_id, queue_id, runner_id, claimed_at, ended_by, detail)
+    SELECT claim_id, queue_id, claimed_by, claimed_at, 'lapsed', why FROM lapsed
 ), reaped AS (
     UPDATE run_queue q
        SET status = CASE WHEN q.attempt_count < q.max_attempts THEN 'PENDING' ELSE 'FAILED' END,

@@ -24,8 +24,11 @@ WITH allowed AS (
        AND EXISTS (SELECT FROM allowed)
     RETURNING queue_id, status, attempt_count, retry_after
 ), archived AS (
-    INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
-    SELECT $2, queue_id, $4, CASE WHEN $5 IS NULL THEN 'released' ELSE 'failed' END FROM ended
+    INSERT INTO past_claims (claim_id, queue_id, runner_id, claimed_at, ended_by, detail)
+    SELECT $2, e.queue_id, $4, q.claimed_at, CASE WHEN $5 IS NULL THEN 'released' ELSE 'failed' END,
+           $5 || coalesce(': ' || $6, '')
+      -- This statement's snapshot still holds the row as it was claimed.
+      FROM ended e JOIN run_queue q USING (queue_id)
 )
 SELECT EXISTS (SELECT FROM allowed) AS allowed, e.*
   FROM (SELECT) AS one_row

@@ -113,7 +113,7 @@ BEGIN
     END IF;
 
     -- The reaper, another submit, a cancel: whoever has the row now, we come after them and look anew.
-    SELECT q.claim_id, q.claimed_by, q.status INTO v_holder
+    SELECT q.claim_id, q.claimed_by, q.claimed_at, q.status INTO v_holder
       FROM run_queue q WHERE q.queue_id = p_queue_id FOR UPDATE;
     SELECT s.claim_state INTO v_claim_state FROM queue_claim_state(p_run_id, p_claim_id, p_runner_id) s;
     IF v_claim_state IS DISTINCT FROM (CASE WHEN p_late THEN 'late' ELSE 'on_time' END) THEN
@@ -122,8 +122,8 @@ BEGIN
 
     IF p_late THEN
         -- Whoever holds the job now worked for nothing, and learns it at the next heartbeat.
-        INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
-        SELECT v_holder.claim_id, p_queue_id, v_holder.claimed_by, 'superseded'
+        INSERT INTO past_claims (claim_id, queue_id, runner_id, claimed_at, ended_by)
+        SELECT v_holder.claim_id, p_queue_id, v_holder.claimed_by, v_holder.claimed_at, 'superseded'
          WHERE v_holder.status IN ('CLAIMED', 'IN_PROGRESS');
         -- The row takes the late claim as its own again.
         DELETE FROM past_claims c WHERE c.claim_id = p_claim_id;

@@ -133,7 +133,7 @@ impl NewEntry {
         } else {
             Self::read_runner(&mut object, errors)
         };
-        let label = object.required_text("label", 1..=200, errors);
+        let label = object.required_name("label", 1..=200, errors).map(String::from);
         let expires_at = object.text("expires_at", 1..=64, errors).and_then(|text| {
             OffsetDateTime::parse(&text, &Rfc3339)
                 .map_err(|_| {
@@ -149,7 +149,7 @@ impl NewEntry {
         let key = object.required_text("public_key", 1..=4096, errors).and_then(|text| {
             PublicKey::parse(&text).map_err(|refused| errors.push("/public_key", refused.to_string())).ok()
         });
-        let runner_id = object.text("runner_id", 1..=200, errors);
+        let runner_id = object.name("runner_id", 1..=200, errors).map(String::from);
         Some(Grantee::Runner { key: key?, runner_id })
     }
 
@@ -190,7 +190,7 @@ pub async fn add(client: &Client, admin: &Admin, entry: &NewEntry) -> Result<Add
         Grantee::Runner { .. } => (None, None, None, None),
     };
     let row = client
-        .query_typed_opt(
+        .query_typed_one(
             ADD,
             &[
                 (&entry.key_id(), Type::TEXT),
@@ -206,14 +206,15 @@ pub async fn add(client: &Client, admin: &Admin, entry: &NewEntry) -> Result<Add
                 (&entry.expires_at, Type::TIMESTAMPTZ),
             ],
         )
-        .await?
-        // No row: another transaction inserted the key after this statement's snapshot, so `active` missed
-        // its entry and the insert hit the unique index.
-        .ok_or(Error::KeyExists)?;
-    if !row.get::<_, bool>("same_terms") {
-        return Err(Error::KeyExists);
+        .await?;
+    if row.get::<_, Option<bool>>("expires_in_past") == Some(true) {
+        return Err(Error::Invalid(vec![FieldError::new("/expires_at", "must be in the future")]));
     }
-    Ok(Added { created: row.get("created"), entry: Entry::from_row(&row)? })
+    // No entry: another admin added the key concurrently.
+    let (Some(created), Some(true)) = (row.get::<_, Option<bool>>("created"), row.get("same_terms")) else {
+        return Err(Error::KeyExists);
+    };
+    Ok(Added { created, entry: Entry::from_row(&row)? })
 }
 
 /// Lists up to `limit` entries (clamped to 1..=[`PAGE_MAX`]) after `cursor`.

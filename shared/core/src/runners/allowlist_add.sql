@@ -15,6 +15,7 @@ WITH expired AS (
      -- Reading `expired` makes Postgres run its update before this insert. Otherwise the expired entry would
      -- still be in the partial unique index, and the insert would conflict with it.
      WHERE NOT EXISTS (SELECT FROM active) AND (SELECT count(*) FROM expired) >= 0
+       AND ($11 IS NULL OR $11 > now())
     ON CONFLICT (key_id) WHERE revoked_at IS NULL DO NOTHING
     RETURNING *
 ), audited AS (
@@ -23,6 +24,10 @@ WITH expired AS (
                'kind', $2, 'label', $9, 'runner_id', $8, 'issuer', $4, 'subject', $5, 'expires_at', $11))
       FROM added
 )
-SELECT true AS created, true AS same_terms, * FROM added
-UNION ALL
-SELECT false, runner_id IS NOT DISTINCT FROM $8 AND expires_at IS NOT DISTINCT FROM $11, * FROM active
+SELECT $11 <= now() AS expires_in_past, entry.*
+  FROM (SELECT) AS one_row
+  LEFT JOIN (
+    SELECT true AS created, true AS same_terms, * FROM added
+    UNION ALL
+    SELECT false, runner_id IS NOT DISTINCT FROM $8 AND expires_at IS NOT DISTINCT FROM $11, * FROM active
+  ) entry ON true

@@ -3,6 +3,7 @@
 use crate::document::Object;
 use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors};
+use crate::name::Name;
 use crate::runners::key::PublicKey;
 use crate::runners::proof::{PROOF_WINDOW_S, ProvenKey};
 use crate::runners::runner::Capabilities;
@@ -17,11 +18,11 @@ const REGISTER: &str = include_str!("register.sql");
 #[derive(Clone, Debug)]
 pub struct Registration {
     public_key: PublicKey,
-    runner_id: Option<String>,
+    runner_id: Option<Name>,
     capabilities: Capabilities,
-    hostname: Option<String>,
+    hostname: Option<Name>,
     process_id: Option<i32>,
-    effective_user: Option<String>,
+    effective_user: Option<Name>,
     description: Option<String>,
 }
 
@@ -55,18 +56,15 @@ impl Registration {
                 .map_err(|refused| errors.push("/public_key", refused.to_string()))
                 .ok()
         });
-        let runner_id = object.text("runner_id", 1..=200, errors);
+        let runner_id = object.name("runner_id", 1..=200, errors);
         let capabilities = if object.check_present("capabilities", errors) {
             object.object("capabilities", errors).and_then(|inner| Capabilities::read(inner, errors))
         } else {
             None
         };
-        if runner_id.as_deref().is_some_and(|name| name.chars().any(is_terminal_command)) {
-            errors.push("/runner_id", "must not contain control or bidirectional formatting characters");
-        }
-        let hostname = object.text("hostname", 0..=255, errors);
+        let hostname = object.name("hostname", 0..=255, errors);
         let process_id = object.integer("process_id", 0..=i32::MAX, errors);
-        let effective_user = object.text("effective_user", 0..=255, errors);
+        let effective_user = object.name("effective_user", 0..=255, errors);
         let description = object.text("description", 0..=2000, errors);
         object.finish(errors);
         Some(Self {
@@ -79,11 +77,6 @@ impl Registration {
             description,
         })
     }
-}
-
-/// Returns whether a terminal obeys the character instead of showing it. Logs and tools print runner ids.
-fn is_terminal_command(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Registers a runner and issues its token for `service` (the service's public URL), valid for `ttl`.
@@ -120,9 +113,9 @@ pub async fn register(
                 (&proven.jti(), Type::TEXT),
                 (&proven.issued_at(), Type::INT8),
                 (&PROOF_WINDOW_S, Type::INT4),
-                (&registration.hostname, Type::TEXT),
+                (&registration.hostname.as_deref(), Type::TEXT),
                 (&registration.process_id, Type::INT4),
-                (&registration.effective_user, Type::TEXT),
+                (&registration.effective_user.as_deref(), Type::TEXT),
                 (&registration.description, Type::TEXT),
                 (&capabilities.vram_gb, Type::FLOAT8),
                 (&capabilities.quantizations, Type::TEXT_ARRAY),
@@ -132,7 +125,8 @@ pub async fn register(
         .await?;
     let server_time: OffsetDateTime = row.get("server_time");
     if !row.get::<_, bool>("fresh") {
-        return Err(Error::ProofStale { server_time });
+        let clock_offset_s = proven.issued_at() - server_time.unix_timestamp();
+        return Err(Error::ProofStale { server_time, clock_offset_s });
     }
     if !row.get::<_, bool>("allowed") {
         return Err(Error::KeyNotAllowed);

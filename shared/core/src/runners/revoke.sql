@@ -27,7 +27,7 @@ BEGIN
     END IF;
 
     WITH held AS (
-        SELECT q.queue_id, q.claim_id, q.claimed_by
+        SELECT q.queue_id, q.claim_id, q.claimed_by, q.claimed_at
           FROM run_queue q
          WHERE q.status IN ('CLAIMED', 'IN_PROGRESS')
            AND q.claimed_by IN (SELECT r.runner_id FROM runners r WHERE r.key_id = p_key_id)
@@ -35,9 +35,9 @@ BEGIN
          ORDER BY q.queue_id
            FOR UPDATE
     ), archived AS (
-        INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
+        INSERT INTO past_claims (claim_id, queue_id, runner_id, claimed_at, ended_by)
         -- Rows claimed by the harness's own tools, before claim ids existed, have none.
-        SELECT claim_id, queue_id, claimed_by, 'revoked' FROM held WHERE claim_id IS NOT NULL
+        SELECT claim_id, queue_id, claimed_by, claimed_at, 'revoked' FROM held WHERE claim_id IS NOT NULL
     ), requeued AS (
         UPDATE run_queue q
            SET status = 'PENDING', claim_id = NULL, claimed_by = NULL, claimed_at = NULL, started_at = NULL,

@@ -5,11 +5,12 @@ use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors, quote};
 use crate::results::canonical_json::CanonicalForm;
 use crate::runners::runner::Admin;
+use crate::runs::known_names::KnownNames;
 use crate::runs::model::NewModel;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
@@ -24,23 +25,23 @@ const REFUSED_SQLSTATE: &str = "BQ001";
 /// A run to enqueue, validated as far as possible without the database.
 #[derive(Clone, Debug)]
 pub struct NewRun {
-    run_id: Option<Uuid>,
-    publisher_id: String,
-    priority: i32,
-    max_attempts: i32,
-    max_runtime_s: Option<i32>,
-    models: Vec<NewModel>,
-    prompts: Vec<NewPrompt>,
-    tasks: Box<RawValue>,
-    config: Box<RawValue>,
-    split_by_prompt: bool,
+    pub(super) run_id: Option<Uuid>,
+    pub(super) publisher_id: String,
+    pub(super) priority: i32,
+    pub(super) max_attempts: i32,
+    pub(super) max_runtime_s: Option<i32>,
+    pub(super) models: Vec<NewModel>,
+    pub(super) prompts: Vec<NewPrompt>,
+    pub(super) tasks: Box<RawValue>,
+    pub(super) config: Box<RawValue>,
+    pub(super) split_by_prompt: bool,
 }
 
 #[derive(Clone, Debug)]
-struct NewPrompt {
-    id: String,
-    pointer: String,
-    spec: Value,
+pub(super) struct NewPrompt {
+    pub(super) id: String,
+    pub(super) pointer: String,
+    pub(super) spec: Value,
 }
 
 /// An enqueued run.
@@ -84,11 +85,14 @@ impl NewRun {
 
     fn read(mut object: Object, errors: &mut FieldErrors) -> Option<Self> {
         let run_id = object.uuid("run_id", errors);
-        let publisher_id = object.required_text("publisher_id", 1..=200, errors);
+        let publisher_id = object.required_name("publisher_id", 1..=200, errors).map(String::from);
         let priority = object.integer("priority", 0..=1_000_000, errors).unwrap_or(100);
         let max_attempts = object.integer("max_attempts", 0..=100, errors).unwrap_or(5);
         let max_runtime_s = object.integer("max_runtime_s", 1..=30 * 86_400, errors);
         let models = read_list(&mut object, "models", errors, NewModel::read);
+        if models.is_empty() && !errors.any_at_or_under("/models") {
+            errors.push("/models", "must list at least one model");
+        }
         let prompts = read_list(&mut object, "prompts", errors, NewPrompt::read);
         if prompts.is_empty() && !errors.any_at_or_under("/prompts") {
             errors.push("/prompts", "must list at least one prompt");
@@ -128,10 +132,40 @@ impl NewRun {
         })
     }
 
+    /// Prefixes the field pointers, for a run that is itself a field of a request.
+    pub(super) fn with_pointer_prefix(mut self, prefix: &str) -> Self {
+        for pointer in self.models.iter_mut().map(|model| &mut model.pointer) {
+            pointer.insert_str(0, prefix);
+        }
+        for pointer in self.prompts.iter_mut().map(|prompt| &mut prompt.pointer) {
+            pointer.insert_str(0, prefix);
+        }
+        self
+    }
+
     /// Returns the prompts of each row, as indices into `prompts`.
     fn row_prompts(&self) -> Vec<Vec<usize>> {
         let all = 0..self.prompts.len();
         if self.split_by_prompt { all.map(|prompt| vec![prompt]).collect() } else { vec![all.collect()] }
+    }
+
+    /// Returns the config of each row.
+    pub(super) fn row_configs(&self) -> Result<Vec<Json<Box<RawValue>>>, Error> {
+        self.row_prompts().iter().map(|row| self.row_config(row).map(Json)).collect()
+    }
+
+    /// Returns `p_spec` of `enqueue.sql`.
+    pub(super) fn spec(&self, run_id: Uuid) -> Value {
+        json!({
+            "run_id": run_id,
+            "publisher_id": self.publisher_id,
+            "priority": self.priority,
+            "max_attempts": self.max_attempts,
+            "max_runtime_s": self.max_runtime_s,
+            "models": self.models.iter().map(|model| &model.spec).collect::<Vec<_>>(),
+            "prompts": self.prompts.iter().map(|prompt| &prompt.spec).collect::<Vec<_>>(),
+            "rows": self.row_prompts(),
+        })
     }
 
     /// Returns the config of a row: as received, except that a row of a split run lists its own prompt only.
@@ -257,7 +291,7 @@ fn check_unique_ids<'a>(ids: impl Iterator<Item = (&'a String, &'a String)>, err
 
 impl NewPrompt {
     fn read(mut object: Object, pointer: String, errors: &mut FieldErrors) -> Option<Self> {
-        let id = object.required_text("id", 1..=200, errors);
+        let id = object.required_name("id", 1..=200, errors).map(String::from);
         let spec = if object.has("prompt_id") {
             let prompt_id = object.integer("prompt_id", 1..=i32::MAX, errors);
             prompt_id.map(|prompt_id| json!({ "prompt_id": prompt_id }))
@@ -285,19 +319,12 @@ impl NewPrompt {
 /// required GPU memory is computed, and for a model or prompt listed twice under different ids.
 pub async fn enqueue(client: &Client, admin: &Admin, run: &NewRun) -> Result<Enqueued, Error> {
     let run_id = run.run_id.unwrap_or_else(Uuid::new_v4);
-    check_names(client, run).await?;
-    let rows = run.row_prompts();
-    let configs = rows.iter().map(|row| run.row_config(row).map(Json)).collect::<Result<Vec<_>, _>>()?;
-    let spec = json!({
-        "run_id": run_id,
-        "publisher_id": run.publisher_id,
-        "priority": run.priority,
-        "max_attempts": run.max_attempts,
-        "max_runtime_s": run.max_runtime_s,
-        "models": run.models.iter().map(|model| &model.spec).collect::<Vec<_>>(),
-        "prompts": run.prompts.iter().map(|prompt| &prompt.spec).collect::<Vec<_>>(),
-        "rows": rows,
-    });
+    let errors = KnownNames::read(client).await?.unknown_names(run);
+    if !errors.is_empty() {
+        return Err(Error::Invalid(errors));
+    }
+    let configs = run.row_configs()?;
+    let spec = run.spec(run_id);
     let enqueued = client
         .query_typed(
             "SELECT * FROM queue_enqueue($1, $2, $3, $4)",
@@ -326,7 +353,7 @@ pub async fn enqueue(client: &Client, admin: &Admin, run: &NewRun) -> Result<Enq
 }
 
 /// Translates a refusal by `queue_enqueue` into a field error of the request.
-fn to_field_error(run: &NewRun, error: tokio_postgres::Error) -> Error {
+pub(super) fn to_field_error(run: &NewRun, error: tokio_postgres::Error) -> Error {
     let Some(refused) = error.as_db_error().filter(|error| error.code().code() == REFUSED_SQLSTATE) else {
         return Error::Database(error);
     };
@@ -349,38 +376,4 @@ fn to_field_error(run: &NewRun, error: tokio_postgres::Error) -> Error {
         _ => (prompt, "no prompt with this `prompt_id`"),
     };
     Error::Invalid(vec![FieldError::new(pointer.cloned().unwrap_or_default(), detail)])
-}
-
-/// Refuses names that the database does not know, all of them at once.
-async fn check_names(client: &Client, run: &NewRun) -> Result<(), Error> {
-    let rows = client
-        .query_typed(
-            "SELECT 'quantization' AS kind, name FROM quantization_methods
-             UNION ALL SELECT 'architecture', name FROM model_architectures
-             UNION ALL SELECT 'file_format', name FROM model_file_formats
-             UNION ALL SELECT 'source_type', name FROM source_types",
-            &[],
-        )
-        .await?;
-    let mut known: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for row in &rows {
-        known.entry(row.get("kind")).or_default().insert(row.get("name"));
-    }
-    let mut errors = Vec::new();
-    let mut check = |kind: &str, name: &Value, pointer: String| {
-        let Some(name) = name.as_str() else { return };
-        if !known.get(kind).is_some_and(|names| names.contains(name)) {
-            errors.push(FieldError::new(pointer, format!("{} is not a known {kind}", quote(name))));
-        }
-    };
-    for model in &run.models {
-        let at = format!("{}/descriptor", model.pointer);
-        for kind in ["quantization", "architecture", "file_format"] {
-            check(kind, &model.spec[kind], format!("{at}/{kind}"));
-        }
-        for (i, source) in model.spec["sources"].as_array().into_iter().flatten().enumerate() {
-            check("source_type", &source["source_type"], format!("{at}/sources/{i}/source_type"));
-        }
-    }
-    if errors.is_empty() { Ok(()) } else { Err(Error::Invalid(errors)) }
 }

@@ -49,21 +49,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Locks every model, creator and prompt that may be created, in one global order. Without it, T1 creating
-    -- model A then B and T2 creating B then A would deadlock on the unique indexes.
-    PERFORM pg_advisory_xact_lock(hashtextextended(created.key, 0))
-       FROM (SELECT 'model:' || (m.value ->> 'model_id') AS key
-               FROM jsonb_array_elements(p_spec -> 'models') AS m(value)
-              WHERE m.value -> 'by_id' IS NULL
-              UNION
-             SELECT 'creator:' || (m.value -> 'creator' ->> 'creator_id')
-               FROM jsonb_array_elements(p_spec -> 'models') AS m(value)
-              WHERE m.value -> 'creator' ->> 'creator_id' IS NOT NULL
-              UNION
-             SELECT 'prompt:' || (p.value ->> 'file_path')
-               FROM jsonb_array_elements(p_spec -> 'prompts') AS p(value)
-              WHERE p.value ? 'file_path'
-              ORDER BY key) created;
+    PERFORM queue_enqueue_lock(ARRAY[p_spec]);
 
     FOR v_model IN SELECT * FROM jsonb_array_elements(p_spec -> 'models') LOOP
         IF v_model -> 'by_id' = 'true' THEN
@@ -153,6 +139,25 @@ BEGIN
 
     INSERT INTO audit_log (actor, action, subject, detail)
     VALUES (p_admin, 'run.enqueue', v_run_id::text, jsonb_build_object('rows', v_row_number));
+END $$;
+
+-- Locks every model, creator and prompt that these runs may create, in one global order. Without it, T1 creating
+-- model A then B and T2 creating B then A would deadlock on the unique indexes.
+CREATE OR REPLACE FUNCTION queue_enqueue_lock(p_specs jsonb[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(created.key, 0))
+       FROM (SELECT 'model:' || (m.value ->> 'model_id') AS key
+               FROM unnest(p_specs) AS spec, jsonb_array_elements(spec -> 'models') AS m(value)
+              WHERE m.value -> 'by_id' IS NULL
+              UNION
+             SELECT 'creator:' || (m.value -> 'creator' ->> 'creator_id')
+               FROM unnest(p_specs) AS spec, jsonb_array_elements(spec -> 'models') AS m(value)
+              WHERE m.value -> 'creator' ->> 'creator_id' IS NOT NULL
+              UNION
+             SELECT 'prompt:' || (p.value ->> 'file_path')
+               FROM unnest(p_specs) AS spec, jsonb_array_elements(spec -> 'prompts') AS p(value)
+              WHERE p.value ? 'file_path'
+              ORDER BY key) created;
 END $$;
 
 -- Returns the model with the descriptor's hash or id, and creates it if there is none. queue_enqueue's lock

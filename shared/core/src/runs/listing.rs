@@ -56,6 +56,27 @@ pub struct QueueRow {
     /// When the row was enqueued.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// Publisher of the run.
+    pub publisher_id: String,
+    /// Ids of the job's models, as config and records use them.
+    pub models: Vec<String>,
+}
+
+/// Conditions that all listed rows meet.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// One of [`STATUSES`].
+    pub status: Option<String>,
+    /// A model of the job: its id in config and records, or its `model_id`.
+    pub model: Option<String>,
+    /// A runner that holds, completed or once claimed the row.
+    pub runner_id: Option<String>,
+    /// Publisher of the run.
+    pub publisher_id: Option<String>,
+    /// Enqueued less than this many seconds ago.
+    pub newer_than_s: Option<i64>,
+    /// Enqueued more than this many seconds ago.
+    pub older_than_s: Option<i64>,
 }
 
 /// A page of the queue, newest first.
@@ -67,17 +88,13 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
-/// Lists up to `limit` rows (clamped to 1..=[`PAGE_MAX`]) after `cursor`, of one status or of all.
+/// Lists up to `limit` rows (clamped to 1..=[`PAGE_MAX`]) after `cursor` that meet `filter`.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] if `status` is none of [`STATUSES`], or `cursor` is not a cursor of this list.
-pub async fn list(
-    client: &Client,
-    status: Option<&str>,
-    cursor: Option<&str>,
-    limit: i32,
-) -> Result<Page, Error> {
+/// [`Error::Invalid`] if `filter.status` is none of [`STATUSES`], or `cursor` is not a cursor of this list.
+pub async fn list(client: &Client, filter: &Filter, cursor: Option<&str>, limit: i32) -> Result<Page, Error> {
+    let status = filter.status.as_deref();
     if status.is_some_and(|status| !STATUSES.contains(&status)) {
         let detail = format!("must be one of {}", STATUSES.join(", "));
         return Err(Error::Invalid(vec![FieldError::new("/status", detail)]));
@@ -98,6 +115,11 @@ pub async fn list(
                 (&position.map(|position| position.0), Type::TIMESTAMPTZ),
                 (&position.map(|position| position.1), Type::UUID),
                 (&i64::from(limit + 1), Type::INT8),
+                (&filter.model, Type::TEXT),
+                (&filter.runner_id, Type::TEXT),
+                (&filter.publisher_id, Type::TEXT),
+                (&filter.newer_than_s, Type::INT8),
+                (&filter.older_than_s, Type::INT8),
             ],
         )
         .await?;
@@ -134,6 +156,8 @@ impl QueueRow {
             completed_at: row.try_get("completed_at")?,
             error_detail: row.try_get("error_detail")?,
             created_at: row.try_get("created_at")?,
+            publisher_id: row.try_get("publisher_id")?,
+            models: row.try_get("models")?,
         })
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct NewModel {
 
 impl NewModel {
     pub(super) fn read(mut object: Object, pointer: String, errors: &mut FieldErrors) -> Option<Self> {
-        let id = object.required_text("id", 1..=200, errors);
+        let id = object.required_name("id", 1..=200, errors).map(String::from);
         let by_id = object.has("model_id");
         let model_id = object.uuid("model_id", errors);
         let spec = match (object.has("descriptor"), by_id) {

@@ -1,14 +1,14 @@
 -- Makes rows that ended without a result, or have a retry_after, claimable at once: at their priority and age,
 -- with attempt_count 0. Live and complete rows stay as they are.
 WITH ended AS (
-    SELECT queue_id, claim_id, claimed_by
+    SELECT queue_id, claim_id, claimed_by, claimed_at
       FROM run_queue
      WHERE run_id = $1 AND (status IN ('FAILED', 'CANCELLED') OR status = 'PENDING' AND retry_after IS NOT NULL)
      ORDER BY queue_id
        FOR UPDATE
 ), archived AS (
-    INSERT INTO past_claims (claim_id, queue_id, runner_id, ended_by)
-    SELECT claim_id, queue_id, claimed_by, 'superseded' FROM ended WHERE claim_id IS NOT NULL
+    INSERT INTO past_claims (claim_id, queue_id, runner_id, claimed_at, ended_by)
+    SELECT claim_id, queue_id, claimed_by, claimed_at, 'superseded' FROM ended WHERE claim_id IS NOT NULL
 ), requeued AS (
     UPDATE run_queue q
        SET status = 'PENDING', attempt_count = 0, retry_after = NULL, completed_at = NULL, claim_id = NULL,

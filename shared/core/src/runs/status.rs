@@ -88,10 +88,15 @@ pub async fn status(client: &Client, runner: &AuthenticatedRunner, run_id: Uuid)
     }
     let rows =
         rows.iter().filter_map(|row| RowStatus::from_row(row).transpose()).collect::<Result<Vec<_>, _>>()?;
-    let first = rows.first().ok_or(Error::RunNotFound)?;
-    let uniform = rows.iter().all(|row| row.status == first.status);
-    let status = if uniform { first.status.clone() } else { "IN_PROGRESS".to_owned() };
+    let status =
+        status_of_rows(rows.iter().map(|row| row.status.as_str())).ok_or(Error::RunNotFound)?.to_owned();
     Ok(RunStatus { run_id, status, rows })
+}
+
+/// Returns the status that all rows of a run share, or `IN_PROGRESS` while they differ; `None` without a row.
+pub(crate) fn status_of_rows<'a>(mut statuses: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let first = statuses.next()?;
+    Some(if statuses.all(|status| status == first) { first } else { "IN_PROGRESS" })
 }
 
 impl RowStatus {

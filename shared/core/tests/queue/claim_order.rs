@@ -23,7 +23,7 @@ const BRUTE_FORCE: &str = "
 
 /// Rows in a random order over a few priorities, in 200 lanes of one or two of six quantizations.
 async fn random_queue(client: &Client, rows: i32) {
-    fixture::enqueue_run(client, &fixture::undemanding_run()).await;
+    fixture::undemanding_run(client).await;
     client
         .execute(
             "INSERT INTO queue_lanes (quantization_ids, required_vram_gb)
@@ -53,7 +53,7 @@ async fn random_queue(client: &Client, rows: i32) {
 async fn rows_of_one_time_hide_none_of_another_lane() {
     let database = Database::create().await;
     let client = database.client().await;
-    fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
+    fixture::undemanding_run(&client).await;
     let lanes = "INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb)
                  SELECT 1000 + i, CASE WHEN i % 3 = 0 THEN '{1}' ELSE '{2}' END::integer[], i
                    FROM generate_series(1, 12) i";
@@ -92,7 +92,7 @@ async fn a_cursor_never_passes_a_row_that_a_snapshot_does_not_show() {
     let database = Database::create().await;
     let (client, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&client, "bench").await;
-    let pattern = fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
+    let pattern = fixture::undemanding_run(&client).await;
     assert_eq!(fixture::claim_next(&client, &runner).await.run_id, pattern.run_id);
     let insert = "INSERT INTO run_queue (run_id, prompt_id, created_at)
                   SELECT run_id, prompt_id, created_at - interval '1 day' FROM run_queue LIMIT 1";

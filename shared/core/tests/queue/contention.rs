@@ -18,18 +18,18 @@ const CLAIMERS: usize = 8;
 
 /// 400 rows of one run, priorities 0 to 399 in a mixed order.
 async fn four_hundred_rows(client: &Client, lanes: &[i32]) {
-    let row = &fixture::enqueue_run(client, &fixture::undemanding_run()).await.rows[0];
+    let queue_id = fixture::undemanding_run(client).await.rows[0].queue_id;
     client
         .execute(
             "INSERT INTO run_queue (run_id, prompt_id, priority, lane_id)
              SELECT run_id, prompt_id, n * 7 % 400, ($2::integer[])[1 + n % cardinality($2::integer[])]
                FROM run_queue, generate_series(0, 399) AS n
               WHERE queue_id = $1",
-            &[&row.queue_id, &lanes],
+            &[&queue_id, &lanes],
         )
         .await
         .unwrap();
-    client.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&row.queue_id]).await.unwrap();
+    client.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&queue_id]).await.unwrap();
 }
 
 /// A claim as its claimer saw it.
@@ -259,7 +259,7 @@ async fn a_row_behind_hundreds_that_are_locked_is_claimed() {
     let database = Database::create().await;
     let (client, holder) = (database.client().await, database.client().await);
     let runner = fixture::runner(&client, "bench").await;
-    let run = fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
+    let run = fixture::undemanding_run(&client).await;
     let more = "INSERT INTO run_queue (run_id, prompt_id, priority, created_at)
                 SELECT run_id, prompt_id, priority, created_at FROM run_queue, generate_series(2, 700)";
     client.batch_execute(more).await.unwrap();
@@ -276,7 +276,7 @@ async fn a_row_behind_hundreds_that_are_locked_is_claimed() {
 
 /// Rows of which one in 500 fits the fixture's runner: in lanes 1 to 5, the others in lane 100.
 async fn sparse_rows(client: &Client, rows: i32) {
-    let pattern = &fixture::enqueue_run(client, &fixture::undemanding_run()).await.rows[0];
+    let pattern = &fixture::undemanding_run(client).await.rows[0];
     client
         .batch_execute(
             "INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb)

@@ -30,10 +30,19 @@ async fn explain_counts_the_rows_excluded_by_each_requirement() {
     let request = ClaimRequest::default();
     assert!(claim(&client, &small.authenticated, TERMS, &request).await.unwrap().is_none());
     let explanation = explain(&client, &small.authenticated, &request).await.unwrap();
-    let expected = Explanation { vram: 3, quantization: 2, deferred: 1, held_by_others: 1, eligible: 0 };
-    assert_eq!(explanation, expected);
+    let expected = Explanation {
+        vram: 3,
+        quantization: 2,
+        deferred: 1,
+        held_by_others: 1,
+        eligible: 0,
+        nearest_miss: None,
+    };
+    let miss = explanation.nearest_miss.clone().unwrap();
+    assert_eq!(miss.detail, "the nearest job needs 46 GB with q4_k_m; this runner has 8 GB");
+    assert_eq!(Explanation { nearest_miss: None, ..explanation }, expected);
 
-    fixture::enqueue_run(&client, &fixture::undemanding_run()).await;
+    fixture::undemanding_run(&client).await;
     assert_eq!(explain(&client, &small.authenticated, &request).await.unwrap().eligible, 1);
 
     revoke(&client, &fixture::admin(), &small.machine.key_id(), None).await.unwrap();

@@ -8,5 +8,7 @@ mod contention;
 mod explain;
 mod heartbeat;
 mod lifecycle;
+mod next_chance;
+mod overview;
 mod reap;
 mod release;

@@ -75,7 +75,7 @@ async fn a_stale_proof_returns_the_server_time_and_writes_nothing() {
         let answer = try_with(&client, &machine.proven_key(&claims), &machine.registration()).await;
         match answer {
             Ok(_) => assert!(fresh, "{off_by_s}"),
-            Err(Error::ProofStale { server_time }) => {
+            Err(Error::ProofStale { server_time, .. }) => {
                 assert!(!fresh, "{off_by_s}");
                 let ours = time::OffsetDateTime::now_utc();
                 assert!((server_time - ours).abs() < Duration::seconds(30));

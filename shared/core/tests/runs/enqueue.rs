@@ -27,7 +27,7 @@ async fn count(client: &Client, table: &str) -> i64 {
 
 #[test]
 fn every_invalid_field_of_a_request_is_reported_at_once() {
-    assert_eq!(errors("{}"), ["/publisher_id", "/prompts", "/tasks", "/config"]);
+    assert_eq!(errors("{}"), ["/publisher_id", "/models", "/prompts", "/tasks", "/config"]);
     assert_eq!(errors("[]"), [""]);
     let mut run = fixture::run();
     run["run_id"] = json!("x");
@@ -303,7 +303,6 @@ async fn the_lane_is_the_maximum_vram_and_all_quantizations_of_the_models() {
     let database = Database::create().await;
     let client = database.client().await;
     for (models, vram_gb, quantizations) in [
-        (json!([]), 0, vec![]),
         (json!([fixture::model("a", "fp16", 10.0)]), 23, vec!["fp16"]), // 10 × 2 × 1.15 = 23 exactly
         (json!([fixture::model("b", "q8_0", 9.0)]), 12, vec!["q8_0"]),  // 11.002…
         (

@@ -1,10 +1,17 @@
 //! Tests of listing the queue's rows.
 
 use bakeoff_core::Error;
-use bakeoff_core::runs::listing::list;
+use bakeoff_core::queue::reap::reap;
+use bakeoff_core::runs::listing::{Filter, list};
 use bakeoff_testkit::Database;
-use bakeoff_testkit::fixture;
+use bakeoff_testkit::fixture::{self, TERMS};
+use serde_json::json;
+use std::time::Duration;
 use uuid::Uuid;
+
+fn of_status(status: &str) -> Filter {
+    Filter { status: Some(status.to_owned()), ..Filter::default() }
+}
 
 #[tokio::test]
 async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
@@ -20,7 +27,7 @@ async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
     let mut rows = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let page = list(&client, None, cursor.as_deref(), 2).await.unwrap();
+        let page = list(&client, &Filter::default(), cursor.as_deref(), 2).await.unwrap();
         rows.extend(page.rows);
         cursor = page.next_cursor;
         if cursor.is_none() {
@@ -37,17 +44,66 @@ async fn pages_are_newest_first_and_neither_skip_nor_repeat_rows() {
     ids.dedup();
     assert_eq!(ids.len(), 7);
 
-    let claimed = list(&client, Some("CLAIMED"), None, 10).await.unwrap();
+    let claimed = list(&client, &of_status("CLAIMED"), None, 10).await.unwrap();
     assert_eq!((claimed.rows.len(), claimed.next_cursor), (1, None));
     let row = &claimed.rows[0];
     assert_eq!((row.claimed_by.as_deref(), row.required_vram_gb), (Some("bench"), 6));
     assert_eq!(row.quantizations, ["q4_k_m"]);
     assert!(row.lease_expires_at.is_some());
-    assert!(list(&client, Some("FAILED"), None, 10).await.unwrap().rows.is_empty());
+    assert!(list(&client, &of_status("FAILED"), None, 10).await.unwrap().rows.is_empty());
     for (status, cursor) in
         [(Some("claimed"), None), (None, Some("x")), (None, Some("2026-01-01T00:00:00Z~x"))]
     {
-        let refused = list(&client, status, cursor, 10).await;
+        let filter = Filter { status: status.map(str::to_owned), ..Filter::default() };
+        let refused = list(&client, &filter, cursor, 10).await;
         assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn each_filter_keeps_what_it_says() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    let mut other = fixture::run();
+    other["publisher_id"] = json!("other");
+    other["models"] = json!([fixture::model("n", "q4_k_m", 1.0), fixture::model("o", "q8_0", 1.0)]);
+    let other = fixture::enqueue_run(&client, &other).await.run_id;
+    let first = fixture::claim_next(&client, &runner).await;
+    fixture::submit_result(&client, &runner, &first, &fixture::result(&first)).await.unwrap();
+    let lapsed = fixture::enqueue_run(&client, &fixture::run()).await.run_id;
+    let job = fixture::claim_next(&client, &runner).await;
+    fixture::expire_lease(&client, &job).await;
+    reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
+    let old = fixture::enqueue_run(&client, &fixture::run()).await.run_id;
+    let age = "UPDATE run_queue SET created_at = now() - interval '2 days' WHERE run_id = $1";
+    client.execute(age, &[&old]).await.unwrap();
+
+    let model_id = client.query_one("SELECT model_id::text FROM models WHERE name = 'o'", &[]).await.unwrap();
+    let filter = |set: &dyn Fn(&mut Filter)| {
+        let mut filter = Filter::default();
+        set(&mut filter);
+        filter
+    };
+    let cases = [
+        (filter(&|f| f.model = Some("o".into())), vec![other]),
+        (filter(&|f| f.model = Some(model_id.get(0))), vec![other]),
+        (filter(&|f| f.model = Some("p".into())), vec![]),
+        (filter(&|f| f.publisher_id = Some("other".into())), vec![other]),
+        (filter(&|f| f.runner_id = Some("bench".into())), vec![lapsed, other]),
+        (filter(&|f| f.newer_than_s = Some(3600)), vec![lapsed, other]),
+        (filter(&|f| f.older_than_s = Some(3600)), vec![old]),
+        (filter(&|f| (f.older_than_s, f.newer_than_s) = (Some(3600), Some(90_000))), vec![]),
+        (filter(&|f| (f.status, f.runner_id) = (Some("COMPLETE".into()), Some("bench".into()))), vec![other]),
+    ];
+    for (filter, expected) in cases {
+        let page = list(&client, &filter, None, 10).await.unwrap();
+        let found: Vec<Uuid> = page.rows.iter().map(|row| row.run_id).collect();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+    let page = list(&client, &of_status("COMPLETE"), None, 1).await.unwrap();
+    assert_eq!(
+        (page.rows[0].publisher_id.as_str(), page.rows[0].models.as_slice()),
+        ("other", ["n", "o"].map(str::to_owned).as_slice())
+    );
 }

@@ -4,6 +4,9 @@
 
 mod cancel;
 mod enqueue;
+mod enqueue_many;
 mod listing;
+mod priority;
 mod requeue;
+mod show;
 mod status;
