@@ -57,6 +57,8 @@ BEGIN
                    ARRAY(SELECT m.quantization_id FROM quantization_methods m
                           WHERE m.name = ANY (coalesce(p_quantizations, r.quantizations))
                           ORDER BY m.quantization_id) AS quantization_ids,
+                   ARRAY(SELECT t.label_id FROM queue_labels t
+                          WHERE queue_label_fits(t, p_runner_id, r.labels) ORDER BY 1) AS label_ids,
                    r.status = 'ACTIVE' AND r.last_heartbeat >= now() - interval '15 s' AS recently_seen,
                    EXISTS (SELECT FROM run_queue q
                             WHERE q.status = 'PENDING' AND q.retry_after IS NOT NULL
@@ -65,14 +67,16 @@ BEGIN
               JOIN runners r ON r.runner_id = p_runner_id AND r.key_id = a.key_id
              WHERE a.key_id = p_key_id AND allowlist_admits(a, p_runner_id)
             OFFSET 0) can
-      LEFT JOIN claim_cursors cursor ON cursor.vram_gb = can.vram_gb AND cursor.quantization_ids = can.quantization_ids
+      LEFT JOIN claim_cursors cursor ON cursor.vram_gb = can.vram_gb
+                                  AND cursor.quantization_ids = can.label_ids || can.quantization_ids
      CROSS JOIN LATERAL (SELECT coalesce(cursor.priority, -2147483648) AS priority,
                                 coalesce(cursor.created_at, '-infinity') AS created_at,
                                 coalesce(cursor.lane_id, 0) AS lane_id
                           UNION ALL
                          SELECT o.priority, o.created_at, o.lane_id
                            FROM claim_cursor_resets o JOIN queue_lanes l USING (lane_id)
-                          WHERE l.required_vram_gb <= can.vram_gb AND l.quantization_ids <@ can.quantization_ids
+                          WHERE l.required_vram_gb <= can.vram_gb
+                            AND l.quantization_ids <@ (can.label_ids || can.quantization_ids)
                           ORDER BY 1, 2, 3
                           LIMIT 1) position;
     IF NOT FOUND THEN
@@ -84,6 +88,9 @@ BEGIN
         unknown_quantizations := ARRAY(SELECT n.name FROM unnest(v_fit.quantizations) AS n(name)
                                         WHERE NOT EXISTS (SELECT FROM quantization_methods m WHERE m.name = n.name));
     END IF;
+
+    -- Negative ids, so the whole stays sorted.
+    v_fit.quantization_ids := v_fit.label_ids || v_fit.quantization_ids;
 
     IF p_claim_id IS NOT NULL THEN
         -- The same request sent twice at the same time must not claim two rows.

@@ -5,8 +5,9 @@ use crate::queue::claim::ClaimRequest;
 use crate::queue::requirement::{Ability, MissedJob, Requirement};
 use crate::runners::runner::AuthenticatedRunner;
 use serde::Serialize;
+use serde_json::Value;
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{Json, Type};
 
 const EXPLAIN: &str = include_str!("explain.sql");
 const LANES: &str = include_str!("explain_lanes.sql");
@@ -85,19 +86,14 @@ async fn nearest_miss(
         .await?;
     let Some(first) = lanes.first() else { return Ok(None) };
     let supported: Vec<String> = first.try_get("supported")?;
+    let runner_labels: Option<Json<Value>> = first.try_get("runner_labels")?;
+    let runner_labels = runner_labels.map(|Json(labels)| labels);
     let ability = Ability {
         runner_id: runner.runner_id(),
         vram_gb: first.try_get("vram_gb")?,
         quantizations: &supported,
+        labels: runner_labels.as_ref(),
     };
-    let requirements = lanes
-        .iter()
-        .map(|lane| {
-            Ok(Requirement {
-                required_vram_gb: lane.try_get("required_vram_gb")?,
-                quantizations: lane.try_get("quantizations")?,
-            })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+    let requirements = lanes.iter().map(Requirement::from_row).collect::<Result<Vec<_>, _>>()?;
     Ok(ability.nearest_miss(requirements))
 }

@@ -3,7 +3,9 @@
 WITH fit AS MATERIALIZED (
     SELECT coalesce($3, r.vram_gb) AS vram_gb,
            ARRAY(SELECT m.quantization_id FROM quantization_methods m
-                  WHERE m.name = ANY (coalesce($4, r.quantizations))) AS quantization_ids
+                  WHERE m.name = ANY (coalesce($4, r.quantizations))
+                  UNION ALL
+                 SELECT t.label_id FROM queue_labels t WHERE queue_label_fits(t, $2, r.labels)) AS quantization_ids
       FROM allowlist a
       JOIN runners r ON r.runner_id = $2 AND r.key_id = a.key_id
      WHERE a.key_id = $1 AND allowlist_admits(a, $2)

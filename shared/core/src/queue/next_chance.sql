@@ -3,7 +3,9 @@
 WITH fit AS MATERIALIZED (
     SELECT coalesce($2, r.vram_gb) AS vram_gb,
            ARRAY(SELECT m.quantization_id FROM quantization_methods m
-                  WHERE m.name = ANY (coalesce($3, r.quantizations))) AS quantization_ids
+                  WHERE m.name = ANY (coalesce($3, r.quantizations))
+                  UNION ALL
+                 SELECT t.label_id FROM queue_labels t WHERE queue_label_fits(t, $1, r.labels)) AS quantization_ids
       FROM runners r
      WHERE r.runner_id = $1
 ), lanes AS MATERIALIZED (

@@ -6,6 +6,7 @@
 CREATE OR REPLACE FUNCTION queue_overview_lanes() RETURNS TABLE (
     required_vram_gb integer,
     quantizations    text[],
+    labels           jsonb,
     ready            bigint,
     deferred         bigint,
     claimed          bigint,
@@ -53,6 +54,7 @@ CREATE OR REPLACE FUNCTION queue_overview_lanes() RETURNS TABLE (
     SELECT l.required_vram_gb,
            ARRAY(SELECT m.name FROM quantization_methods m
                   WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name),
+           queue_label_names(l.quantization_ids),
            c.total - c.deferred - c.complete - c.failed - c.cancelled
                - coalesce(live.claimed + live.in_progress, 0),
            c.deferred, coalesce(live.claimed, 0), coalesce(live.in_progress, 0), c.complete, c.failed, c.cancelled,

@@ -2,7 +2,10 @@
 -- of the lane index.
 WITH served AS MATERIALIZED (
     SELECT r.vram_gb, ARRAY(SELECT m.quantization_id FROM quantization_methods m
-                             WHERE m.name = ANY (r.quantizations)) AS quantization_ids
+                             WHERE m.name = ANY (r.quantizations)
+                             UNION ALL
+                            SELECT t.label_id FROM queue_labels t
+                             WHERE queue_label_fits(t, r.runner_id, r.labels)) AS quantization_ids
       FROM runners r
      WHERE r.last_heartbeat > now() - interval '7 days'
        AND EXISTS (SELECT FROM allowlist a

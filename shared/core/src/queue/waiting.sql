@@ -3,6 +3,7 @@
 SELECT q.priority, q.created_at, q.retry_after, q.error_detail, l.required_vram_gb,
        ARRAY(SELECT m.name FROM quantization_methods m
               WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name) AS quantizations,
+       queue_label_names(l.quantization_ids) AS labels,
        (SELECT count(*)
           FROM (SELECT FROM run_queue other
                  WHERE other.status = 'PENDING' AND other.retry_after IS NULL

@@ -3,6 +3,7 @@
 use crate::document::Object;
 use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors, quote};
+use crate::name::Name;
 use crate::results::canonical_json::CanonicalForm;
 use crate::runners::runner::Admin;
 use crate::runs::known_names::KnownNames;
@@ -10,7 +11,7 @@ use crate::runs::model::NewModel;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
@@ -35,6 +36,8 @@ pub struct NewRun {
     pub(super) tasks: Box<RawValue>,
     pub(super) config: Box<RawValue>,
     pub(super) split_by_prompt: bool,
+    /// Labels that the runner must have.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +102,7 @@ impl NewRun {
         }
         let tasks = read_document(&mut object, "tasks", '[', errors);
         let config = read_document(&mut object, "config", '{', errors);
+        let labels = read_labels(&mut object, errors);
         let split_by_prompt = match object.text("split_by", 1..=16, errors).as_deref() {
             None => false,
             Some("prompt") => true,
@@ -129,6 +133,7 @@ impl NewRun {
             tasks: tasks?,
             config: config?,
             split_by_prompt,
+            labels,
         })
     }
 
@@ -165,6 +170,7 @@ impl NewRun {
             "models": self.models.iter().map(|model| &model.spec).collect::<Vec<_>>(),
             "prompts": self.prompts.iter().map(|prompt| &prompt.spec).collect::<Vec<_>>(),
             "rows": self.row_prompts(),
+            "labels": self.labels,
         })
     }
 
@@ -226,6 +232,19 @@ fn members_in_order(object: &RawValue) -> Result<Vec<(String, Box<RawValue>)>, s
 }
 
 /// Reads a list of at most [`LIST_MAX`] objects with `read`, which is given each object and its pointer.
+/// Reads the labels that a runner must have: short names and values.
+fn read_labels(object: &mut Object, errors: &mut FieldErrors) -> BTreeMap<String, String> {
+    const LABELS_MAX: usize = 16;
+    let labels = object.texts("labels", errors).unwrap_or_default();
+    let is_name = |text: &String| (1..=200).contains(&text.len()) && Name::parse(text.clone()).is_some();
+    if labels.len() > LABELS_MAX || !labels.iter().all(|(key, value)| is_name(key) && is_name(value)) {
+        let detail =
+            format!("must be at most {LABELS_MAX} names with values, each 1 to 200 bytes of readable text");
+        errors.push(object.pointer("labels"), detail);
+    }
+    labels
+}
+
 pub(super) fn read_list<T>(
     object: &mut Object,
     name: &'static str,

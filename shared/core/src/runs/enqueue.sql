@@ -96,6 +96,13 @@ BEGIN
     SELECT coalesce(json_agg(json_build_object('id', m.spec ->> 'id', 'model_id', v_model_ids[m.n]) ORDER BY m.n), '[]')
       INTO v_models
       FROM jsonb_array_elements(p_spec -> 'models') WITH ORDINALITY AS m(spec, n);
+    INSERT INTO queue_labels (key, value)
+    SELECT asked.key, asked.value FROM jsonb_each_text(coalesce(p_spec -> 'labels', '{}')) asked ORDER BY asked.key
+    ON CONFLICT DO NOTHING;
+    v_all_quantization_ids := v_all_quantization_ids || ARRAY(
+        SELECT l.label_id
+          FROM queue_labels l
+          JOIN jsonb_each_text(coalesce(p_spec -> 'labels', '{}')) asked USING (key, value));
     v_all_quantization_ids := ARRAY(SELECT DISTINCT unnest(v_all_quantization_ids) ORDER BY 1);
     v_all_quantizations := ARRAY(SELECT DISTINCT unnest(v_all_quantizations) ORDER BY 1);
 

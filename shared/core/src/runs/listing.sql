@@ -5,6 +5,7 @@ SELECT q.queue_id, q.run_id, q.prompt_id, q.status, q.priority, q.attempt_count,
        l.required_vram_gb,
        ARRAY(SELECT m.name FROM quantization_methods m
               WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name) AS quantizations,
+       queue_label_names(l.quantization_ids) AS labels,
        (SELECT r.publisher_id FROM runs r WHERE r.run_id = q.run_id) AS publisher_id,
        ARRAY(SELECT e.value ->> 'id' FROM queue_jobs j, json_array_elements(j.models) AS e(value)
               WHERE j.queue_id = q.queue_id) AS models

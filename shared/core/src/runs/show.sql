@@ -9,6 +9,7 @@ SELECT r.run_id, r.publisher_id, r.run_status, now() AS server_time,
                   q.priority, q.attempt_count, q.max_attempts, q.max_runtime_s, l.required_vram_gb,
                   ARRAY(SELECT m.name FROM quantization_methods m
                          WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name) AS quantizations,
+                  queue_label_names(l.quantization_ids) AS labels,
                   coalesce(j.models, '[]') AS models, coalesce(j.prompts, '[]') AS prompts,
                   q.created_at, q.retry_after, q.completed_at, q.error_detail, q.progress, q.source_file,
                   (SELECT coalesce(json_agg(claim ORDER BY claim.claimed_at NULLS FIRST, claim.ended_at), '[]') FROM (

@@ -7,6 +7,7 @@ mod claim_order;
 mod contention;
 mod explain;
 mod heartbeat;
+mod labels;
 mod lifecycle;
 mod next_chance;
 mod overview;
