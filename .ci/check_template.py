@@ -174,7 +174,8 @@ def check_metrics(expanded):
                 watched.update(dimension["Value"] for dimension in metric.get("Dimensions", []))
     for dashboard in of_type(expanded["Resources"], "AWS::CloudWatch::Dashboard").values():
         body = dashboard["Properties"]["DashboardBody"]["Fn::Sub"]
-        watched.update(re.findall(rf'"{re.escape(NAMESPACE)}", "(\w+)"|MetricName=\\"(\w+)', body))
+        ours = re.escape(NAMESPACE)
+        watched.update(re.findall(rf'"{ours}", "(\w+)"|"{ours}\\",\w+}} MetricName=\\"(\w+)', body))
     watched = {name for entry in watched for name in ([entry] if isinstance(entry, str) else entry) if name}
     check(len(watched) > 8, f"few metrics are watched: {sorted(watched, key=str)}")
     code = "".join(path.read_text(encoding="utf-8") for path in rust_sources())
