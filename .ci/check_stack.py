@@ -225,13 +225,13 @@ def check_samconfig():
     ignored = pathlib.Path(".gitignore").read_text(encoding="utf-8").split()
     check("/parameters.yaml" in ignored, "parameters.yaml is not ignored by Git")
     template = Stack().template
-    example = CfnParameterOverridesType().convert(("file://parameters.example.yaml",), None, None)
+    example = CfnParameterOverridesType().convert(("file://shared/lambda/parameters.example.yaml",), None, None)
     sent = {entry["ParameterKey"]: entry for entry in DeployContext.merge_parameters(template, example)}
     for name in ("DatabaseSnapshot", "DatabaseDeletionProtection", "TrafficShifting"):
         check(sent[name].get("UsePreviousValue"), f"a deploy without {name} would reset it")
-    text = pathlib.Path("parameters.example.yaml").read_text(encoding="utf-8")
+    text = pathlib.Path("shared/lambda/parameters.example.yaml").read_text(encoding="utf-8")
     offered = set(re.findall(r"(?m)^(?:# )?(\w+): ", text))
-    check(offered <= set(template["Parameters"]), "parameters.example.yaml names an unknown parameter")
+    check(offered <= set(template["Parameters"]), "shared/lambda/parameters.example.yaml names an unknown parameter")
 
 
 def main():
