@@ -14,7 +14,7 @@ AARCH64 = 183
 GLIBC_MAX = (2, 34)
 
 
-def faults(binary):
+def findings_of(binary):
     if binary[:4] != b"\x7fELF":
         return ["it is no ELF file"]
     found = []
@@ -39,9 +39,9 @@ def main():
     for path in binaries:
         binary = path.read_bytes()
         print(f"{hashlib.sha256(binary).hexdigest()}  {len(binary):>9}  {path.parent.name}")
-        for fault in faults(binary):
+        for finding in findings_of(binary):
             failed = True
-            print(f"{path.parent.name}: {fault}", file=sys.stderr)
+            print(f"{path.parent.name}: {finding}", file=sys.stderr)
     sys.exit(failed)
 
 

@@ -2,7 +2,7 @@
 
     check_stack.py             run from the repository's root, with aws-sam-cli installed
 
-The contract of the API is check_template.py's. Prints every fault and exits with 1 if there is one.
+The contract of the API is check_template.py's. Prints every finding and exits with 1 if there is one.
 """
 
 import json
@@ -44,12 +44,12 @@ LOG_VARIABLES = {"requestTime", "requestId", "routeKey", "status", "identity.sou
                  "responseLatency", "integrationLatency", "responseLength", "error.message",
                  "integrationErrorMessage"}
 
-faults = []
+findings = []
 
 
-def check(holds, fault):
+def check(holds, finding):
     if not holds:
-        faults.append(fault)
+        findings.append(finding)
 
 
 def check_order(name, stack):
@@ -244,9 +244,9 @@ def main():
     check_alarms(stacks["default"])
     check_new_account(stacks["default"])
     check_samconfig()
-    for fault in dict.fromkeys(faults):
-        print(f"stack: {fault}", file=sys.stderr)
-    sys.exit(1 if faults else 0)
+    for finding in dict.fromkeys(findings):
+        print(f"stack: {finding}", file=sys.stderr)
+    sys.exit(1 if findings else 0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     check_template.py          run from the repository's root, with aws-sam-translator installed
 
-Prints every fault it finds and exits with 1 if there is one.
+Prints every finding and exits with 1 if there is one.
 """
 
 import json
@@ -46,12 +46,12 @@ LOCAL_SETTINGS = {"DATABASE_PORT", "DATABASE_URL", "SIGNING_KEYS_FILE", "TRUSTED
 NAMESPACE = "Bakeoff/${AWS::StackName}"
 SETTING = re.compile(r'"((?:DATABASE|HEARTBEAT|LEASE|PUBLIC|REQUIRE|SIGNING|TOKEN|TRUSTED|VERIFYING)_[A-Z_]+)"')
 
-faults = []
+findings = []
 
 
-def check(holds, fault):
+def check(holds, finding):
     if not holds:
-        faults.append(fault)
+        findings.append(finding)
 
 
 def same(found, expected, what):
@@ -194,9 +194,9 @@ def main():
     check_policies(expanded)
     check_settings(written)
     check_metrics(expanded)
-    for fault in faults:
-        print(f"template: {fault}", file=sys.stderr)
-    sys.exit(1 if faults else 0)
+    for finding in findings:
+        print(f"template: {finding}", file=sys.stderr)
+    sys.exit(1 if findings else 0)
 
 
 if __name__ == "__main__":
