@@ -88,10 +88,11 @@ async fn explain_counts_the_jobs_that_fail_each_requirement() {
     assert_eq!(
         explanation,
         json!({
-            "vram": 1, "quantization": 0, "deferred": 0, "held_by_others": 0, "eligible": 0,
+            "vram": 1, "quantization": 0, "label": 0, "deferred": 0, "held_by_others": 0, "eligible": 0,
             "failures_in_a_row": 0, "paused_until": null,
             "nearest_miss": {
-                "required_vram_gb": 6, "quantizations": ["q4_k_m"], "lacks_vram_gb": 5.0, "lacks_quantizations": [],
+                "required_vram_gb": 6, "quantizations": ["q4_k_m"], "labels": {},
+                "lacks_vram_gb": 5.0, "lacks_quantizations": [], "lacks_labels": {},
                 "detail": "the nearest job needs 6 GB with q4_k_m; this runner has 1 GB",
             },
         })

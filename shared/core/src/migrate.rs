@@ -16,6 +16,7 @@ mod embedded {
 /// previous version call the old one during a deploy.
 const FUNCTIONS: &[&str] = &[
     include_str!("runners/allowlist_admits.sql"),
+    include_str!("queue/labels.sql"),
     include_str!("queue/claim.sql"),
     include_str!("runs/enqueue.sql"),
     include_str!("runs/enqueue_many.sql"),

@@ -70,7 +70,7 @@ pub struct WorkOptions {
     /// Quantizations to offer, separated by commas [default: all that llama.cpp serves].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub quantizations: Vec<String>,
-    /// A label of this machine; may be repeated.
+    /// A label of this machine, which a job can ask for; may be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// This machine's stanzas of the config (YAML): server, hardware, cost, output.
@@ -141,6 +141,9 @@ pub struct EnqueueOptions {
     /// How often a failed attempt is tried again.
     #[arg(long, value_name = "N")]
     pub max_attempts: Option<i32>,
+    /// A label that the runner must have, or `runner_id=ID`; may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
     /// One job for each prompt instead of one for the run.
     #[arg(long)]
     pub split_by_prompt: bool,

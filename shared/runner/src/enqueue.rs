@@ -87,10 +87,12 @@ fn request(options: &EnqueueOptions, config: &Value, tasks: Vec<Value>) -> Resul
         "publisher_id": publisher.ok_or_else(|| failed("who publishes the run? --publisher ID"))?,
         "models": models, "prompts": prompts, "tasks": tasks, "config": config,
     });
+    let labels: Map<_, _> = options.labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let optional = [
         ("run_id", json!(options.run_id)),
         ("priority", json!(options.priority)),
         ("max_attempts", json!(options.max_attempts)),
+        ("labels", json!((!options.labels.is_empty()).then_some(labels))),
         ("split_by", json!(options.split_by_prompt.then_some("prompt"))),
     ];
     for (name, value) in optional.into_iter().filter(|(_, value)| !value.is_null()) {

@@ -56,9 +56,9 @@ BEGIN
       INTO v_fit
       FROM (SELECT coalesce(floor(least(coalesce(p_vram_gb, r.vram_gb), 2147483647))::integer, -1) AS vram_gb,
                    coalesce(p_quantizations, r.quantizations, '{}') AS quantizations,
-                   ARRAY(SELECT m.quantization_id FROM quantization_methods m
-                          WHERE m.name = ANY (coalesce(p_quantizations, r.quantizations))
-                          ORDER BY m.quantization_id) AS quantization_ids,
+                   ARRAY(SELECT id FROM queue_class_ids(p_runner_id, r.labels,
+                                                        coalesce(p_quantizations, r.quantizations)) id
+                          ORDER BY id) AS quantization_ids,
                    ceil(extract(epoch FROM r.claims_paused_until - now()))::integer AS paused_s,
                    r.status = 'ACTIVE' AND r.last_heartbeat >= now() - interval '15 s' AS recently_seen,
                    EXISTS (SELECT FROM run_queue q
@@ -83,7 +83,8 @@ BEGIN
         RETURN;
     END IF;
     unknown_quantizations := '{}';
-    IF cardinality(v_fit.quantization_ids) < cardinality(v_fit.quantizations) THEN
+    -- A negative id is a label's.
+    IF cardinality(v_fit.quantization_ids) < cardinality(v_fit.quantizations) OR v_fit.quantization_ids[1] < 0 THEN
         unknown_quantizations := ARRAY(SELECT n.name FROM unnest(v_fit.quantizations) AS n(name)
                                         WHERE NOT EXISTS (SELECT FROM quantization_methods m WHERE m.name = n.name));
     END IF;

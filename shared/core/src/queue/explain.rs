@@ -5,20 +5,23 @@ use crate::queue::claim::ClaimRequest;
 use crate::queue::requirement::{Ability, MissedJob, Requirement};
 use crate::runners::runner::AuthenticatedRunner;
 use serde::Serialize;
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{Json, Type};
 
 const EXPLAIN: &str = include_str!("explain.sql");
 const LANES: &str = include_str!("explain_lanes.sql");
 
-/// Number of rows excluded by each requirement. A row that fails both VRAM and quantization is counted in both.
+/// Number of rows excluded by each requirement. A row that fails two is counted in both.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
     /// Ready rows that require more VRAM than the runner has.
     pub vram: i64,
     /// Ready rows that require a quantization the runner does not serve.
     pub quantization: i64,
+    /// Ready rows that require a label the runner does not have.
+    pub label: i64,
     /// Rows the runner could serve whose `retry_after` is set.
     pub deferred: i64,
     /// Rows the runner could serve that other runners hold.
@@ -65,6 +68,7 @@ pub async fn explain(
     Ok(Explanation {
         vram: row.try_get("vram")?,
         quantization: row.try_get("quantization")?,
+        label: row.try_get("label")?,
         deferred: row.try_get("deferred")?,
         held_by_others: row.try_get("held_by_others")?,
         eligible: row.try_get("eligible")?,
@@ -93,19 +97,14 @@ async fn nearest_miss(
         .await?;
     let Some(first) = lanes.first() else { return Ok(None) };
     let supported: Vec<String> = first.try_get("supported")?;
+    let runner_labels: Option<Json<Value>> = first.try_get("runner_labels")?;
+    let runner_labels = runner_labels.map(|Json(labels)| labels);
     let ability = Ability {
         runner_id: runner.runner_id(),
         vram_gb: first.try_get("vram_gb")?,
         quantizations: &supported,
+        labels: runner_labels.as_ref(),
     };
-    let requirements = lanes
-        .iter()
-        .map(|lane| {
-            Ok(Requirement {
-                required_vram_gb: lane.try_get("required_vram_gb")?,
-                quantizations: lane.try_get("quantizations")?,
-            })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+    let requirements = lanes.iter().map(Requirement::from_row).collect::<Result<Vec<_>, _>>()?;
     Ok(ability.nearest_miss(requirements))
 }

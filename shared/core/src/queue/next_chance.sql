@@ -2,14 +2,13 @@
 -- ends its back-off (of the first 1,000 that do), and whether others hold rows that it could take.
 WITH fit AS MATERIALIZED (
     SELECT coalesce($2, r.vram_gb) AS vram_gb,
-           ARRAY(SELECT m.quantization_id FROM quantization_methods m
-                  WHERE m.name = ANY (coalesce($3, r.quantizations))) AS quantization_ids
+           ARRAY(SELECT id FROM queue_class_ids($1, r.labels, coalesce($3, r.quantizations)) id) AS class_ids
       FROM runners r
      WHERE r.runner_id = $1
 ), lanes AS MATERIALIZED (
     SELECT l.lane_id
       FROM queue_lanes l, fit
-     WHERE l.required_vram_gb <= floor(fit.vram_gb) AND l.quantization_ids <@ fit.quantization_ids
+     WHERE l.required_vram_gb <= floor(fit.vram_gb) AND l.quantization_ids <@ fit.class_ids
 )
 SELECT (SELECT ceil(extract(epoch FROM min(d.retry_after) - now()))::integer
           FROM (SELECT retry_after, lane_id FROM run_queue

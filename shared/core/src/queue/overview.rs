@@ -202,10 +202,7 @@ impl Overview {
         let server_time: OffsetDateTime = lane.try_get("server_time")?;
         let oldest_ready_s = oldest.map(|oldest| (server_time - oldest).whole_seconds());
         self.oldest_ready_s = self.oldest_ready_s.max(oldest_ready_s);
-        let requirement = Requirement {
-            required_vram_gb: lane.try_get("required_vram_gb")?,
-            quantizations: lane.try_get("quantizations")?,
-        };
+        let requirement = Requirement::from_row(lane)?;
         let capable_runners = abilities.iter().filter(|ability| requirement.admits(ability)).count();
         if waiting > 0
             && capable_runners == 0
@@ -275,6 +272,11 @@ impl RunnerActivity {
     }
 
     fn ability(&self) -> Ability<'_> {
-        Ability { runner_id: &self.runner_id, vram_gb: self.vram_gb, quantizations: &self.quantizations }
+        Ability {
+            runner_id: &self.runner_id,
+            vram_gb: self.vram_gb,
+            quantizations: &self.quantizations,
+            labels: self.labels.as_ref(),
+        }
     }
 }

@@ -6,6 +6,7 @@
 CREATE OR REPLACE FUNCTION queue_overview_lanes() RETURNS TABLE (
     required_vram_gb integer,
     quantizations    text[],
+    labels           jsonb,
     ready            bigint,
     deferred         bigint,
     claimed          bigint,
@@ -50,15 +51,14 @@ CREATE OR REPLACE FUNCTION queue_overview_lanes() RETURNS TABLE (
          WHERE q.status IN ('CLAIMED', 'IN_PROGRESS')
          GROUP BY q.lane_id
     )
-    SELECT l.required_vram_gb,
-           ARRAY(SELECT m.name FROM quantization_methods m
-                  WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name),
+    SELECT l.required_vram_gb, named.quantizations, named.labels,
            c.total - c.deferred - c.complete - c.failed - c.cancelled
                - coalesce(live.claimed + live.in_progress, 0),
            c.deferred, coalesce(live.claimed, 0), coalesce(live.in_progress, 0), c.complete, c.failed, c.cancelled,
            o.ready_at
       FROM counted c
       JOIN queue_lanes l USING (lane_id)
+     CROSS JOIN LATERAL queue_lane_names(l.quantization_ids) named
       LEFT JOIN live USING (lane_id)
       LEFT JOIN oldest o USING (lane_id)
      WHERE c.total > 0

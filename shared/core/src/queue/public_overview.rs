@@ -14,6 +14,8 @@ const RESULTS: &str = include_str!("public_results.sql");
 const LIVE_MAX: usize = 50;
 /// Maximum number of results listed.
 const RESULTS_MAX: i64 = 10;
+/// What stands for a runner's name in a requirement, unless the service names runners.
+const NAME_HIDDEN: &str = "not shown";
 
 /// The queue at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -101,8 +103,13 @@ pub struct PublicRunner {
 
 /// Reads the public overview; `with_names` includes the names of runners.
 pub async fn public_overview(client: &Client, with_names: bool) -> Result<PublicOverview, Error> {
-    let Overview { server_time, rows, oldest_ready_s, requirements, live_claims, runners, .. } =
+    let Overview { server_time, rows, oldest_ready_s, mut requirements, live_claims, runners, .. } =
         overview(client).await?;
+    // A job may ask for a runner by its name.
+    let names = requirements.iter_mut().filter_map(|depth| depth.requirement.labels.get_mut("runner_id"));
+    for name in names.filter(|_| !with_names) {
+        NAME_HIDDEN.clone_into(name);
+    }
     let hours = client.query_typed(HOURS, &[]).await?;
     let results = client.query_typed(RESULTS, &[(&RESULTS_MAX, Type::INT8)]).await?;
     let alive: Vec<PublicRunner> = runners

@@ -1,8 +1,7 @@
 -- Measures the queue. Compares each runner with each lane instead of each row, and counts rows by index-only scans
 -- of the lane index.
 WITH served AS MATERIALIZED (
-    SELECT r.vram_gb, ARRAY(SELECT m.quantization_id FROM quantization_methods m
-                             WHERE m.name = ANY (r.quantizations)) AS quantization_ids
+    SELECT r.vram_gb, ARRAY(SELECT id FROM queue_class_ids(r.runner_id, r.labels, r.quantizations) id) AS class_ids
       FROM runners r
      WHERE r.last_heartbeat > now() - interval '7 days'
        AND EXISTS (SELECT FROM allowlist a
@@ -21,6 +20,6 @@ SELECT coalesce(sum(p.rows), 0)::bigint AS depth,
        coalesce(sum(p.rows) FILTER (
            WHERE NOT EXISTS (SELECT FROM served s
                               WHERE s.vram_gb >= l.required_vram_gb
-                                AND l.quantization_ids <@ s.quantization_ids)), 0)::bigint AS unsatisfiable
+                                AND l.quantization_ids <@ s.class_ids)), 0)::bigint AS unsatisfiable
   FROM pending p
   JOIN queue_lanes l USING (lane_id)

@@ -1,7 +1,12 @@
 //! What a job requires of a runner, and what the runner that comes nearest lacks.
 
+use crate::error::Error;
 use serde::Serialize;
+use serde_json::Value;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 
 /// What a job requires of a runner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -10,6 +15,8 @@ pub struct Requirement {
     pub required_vram_gb: i32,
     /// Quantizations the runner must support.
     pub quantizations: Vec<String>,
+    /// Labels the runner must have; `runner_id` stands for its name.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What a runner can do, by its name.
@@ -21,6 +28,8 @@ pub struct Ability<'a> {
     pub vram_gb: Option<f64>,
     /// Quantizations it supports.
     pub quantizations: &'a [String],
+    /// Labels it registered with.
+    pub labels: Option<&'a Value>,
 }
 
 /// Why no runner can take a job, told of the runner that lacks least.
@@ -32,6 +41,8 @@ pub struct NearestMiss {
     pub lacks_vram_gb: f64,
     /// Quantizations that it does not support.
     pub lacks_quantizations: Vec<String>,
+    /// Labels that it does not have.
+    pub lacks_labels: BTreeMap<String, String>,
     /// The same in a sentence.
     pub detail: String,
 }
@@ -46,6 +57,8 @@ pub struct MissedJob {
     pub lacks_vram_gb: f64,
     /// Quantizations that it does not support.
     pub lacks_quantizations: Vec<String>,
+    /// Labels that it does not have.
+    pub lacks_labels: BTreeMap<String, String>,
     /// The same in a sentence.
     pub detail: String,
 }
@@ -60,6 +73,7 @@ impl Ability<'_> {
         Some(MissedJob {
             lacks_vram_gb: nearest.lacking_vram_gb(self).max(0.0),
             lacks_quantizations: nearest.lacking_quantizations(self).cloned().collect(),
+            lacks_labels: nearest.lacking_labels(self),
             detail: format!("the nearest job needs {nearest}; this runner {}", nearest.lacks(self)),
             requirement: nearest,
         })
@@ -69,7 +83,9 @@ impl Ability<'_> {
 impl Requirement {
     /// Whether the runner can take the job, as a claim decides it (`claim.sql`): GPU memory counts in whole GB.
     pub fn admits(&self, ability: &Ability) -> bool {
-        self.lacking_vram_gb(ability) <= 0.0 && self.lacking_quantizations(ability).next().is_none()
+        self.lacking_vram_gb(ability) <= 0.0
+            && self.lacking_quantizations(ability).next().is_none()
+            && self.lacking_labels(ability).is_empty()
     }
 
     /// Returns what the runner that comes nearest lacks; `None` if some runner can take the job.
@@ -83,6 +99,7 @@ impl Requirement {
                 runner_id: None,
                 lacks_vram_gb: f64::from(self.required_vram_gb),
                 lacks_quantizations: self.quantizations.clone(),
+                lacks_labels: self.labels.clone(),
                 detail: format!("needs {self}; no allowed runner was seen within a week"),
             });
         };
@@ -92,6 +109,7 @@ impl Requirement {
             runner_id: Some(nearest.runner_id.to_owned()),
             lacks_vram_gb,
             lacks_quantizations,
+            lacks_labels: self.lacking_labels(nearest),
             detail: format!(
                 "needs {self}; {}, the nearest runner, {}",
                 nearest.runner_id,
@@ -100,17 +118,23 @@ impl Requirement {
         })
     }
 
-    /// Compares what two runners lack for two requirements: the number of quantizations, then GPU memory.
+    /// Compares what two runners lack for two requirements: the number of labels and quantizations, then GPU memory.
     fn distance(&self, ability: &Ability, other: &Self, other_ability: &Ability) -> Ordering {
-        let quantizations = self.lacking_quantizations(ability).count();
-        quantizations
-            .cmp(&other.lacking_quantizations(other_ability).count())
+        let names = |requirement: &Self, ability: &Ability| {
+            requirement.lacking_quantizations(ability).count() + requirement.lacking_labels(ability).len()
+        };
+        names(self, ability)
+            .cmp(&names(other, other_ability))
             .then(self.lacking_vram_gb(ability).total_cmp(&other.lacking_vram_gb(other_ability)))
     }
 
     /// Says what the runner lacks: "has 24 GB", "does not support q8_0", or both.
     fn lacks(&self, ability: &Ability) -> String {
         let mut lacks = Vec::new();
+        let labels = self.lacking_labels(ability);
+        if !labels.is_empty() {
+            lacks.push(format!("is not {}", join_labels(&labels, " or ")));
+        }
         let quantizations: Vec<&str> = self.lacking_quantizations(ability).map(String::as_str).collect();
         if !quantizations.is_empty() {
             lacks.push(format!("does not support {}", quantizations.join(", ")));
@@ -124,6 +148,26 @@ impl Requirement {
         lacks.join(" and ")
     }
 
+    /// Reads the columns `required_vram_gb`, `quantizations` and `labels`.
+    pub(crate) fn from_row(row: &Row) -> Result<Self, Error> {
+        let Json(labels) = row.try_get("labels")?;
+        Ok(Self {
+            required_vram_gb: row.try_get("required_vram_gb")?,
+            quantizations: row.try_get("quantizations")?,
+            labels,
+        })
+    }
+
+    /// The labels that the runner does not have, as `queue_class_ids` decides it (`labels.sql`).
+    fn lacking_labels(&self, ability: &Ability) -> BTreeMap<String, String> {
+        let has = |key: &str, value: &str| match key {
+            "runner_id" => ability.runner_id == value,
+            _ => ability.labels.and_then(|labels| labels.get(key)).and_then(Value::as_str) == Some(value),
+        };
+        let lacking = self.labels.iter().filter(|(key, value)| !has(key, value));
+        lacking.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
     fn lacking_vram_gb(&self, ability: &Ability) -> f64 {
         let required = f64::from(self.required_vram_gb);
         required - ability.vram_gb.map_or(-1.0, f64::floor)
@@ -135,14 +179,26 @@ impl Requirement {
 }
 
 impl std::fmt::Display for Requirement {
-    /// `80 GB with q4_k_m and q8_0`.
+    /// `80 GB with q4_k_m and q8_0 on gpu = AMD`.
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "{} GB", self.required_vram_gb)?;
         if !self.quantizations.is_empty() {
             write!(f, " with {}", self.quantizations.join(" and "))?;
         }
+        if !self.labels.is_empty() {
+            write!(f, " on {}", join_labels(&self.labels, " and "))?;
+        }
         Ok(())
     }
+}
+
+/// Writes labels as `gpu = AMD`, or a runner's name.
+fn join_labels(labels: &BTreeMap<String, String>, between: &str) -> String {
+    let label = |(key, value): (&String, &String)| match key.as_str() {
+        "runner_id" => value.clone(),
+        _ => format!("{key} = {value}"),
+    };
+    labels.iter().map(label).collect::<Vec<_>>().join(between)
 }
 
 #[cfg(test)]
@@ -151,17 +207,17 @@ mod tests {
 
     fn requirement(required_vram_gb: i32, quantizations: &[&str]) -> Requirement {
         let quantizations = quantizations.iter().map(ToString::to_string).collect();
-        Requirement { required_vram_gb, quantizations }
+        Requirement { required_vram_gb, quantizations, labels: BTreeMap::new() }
     }
 
     #[test]
     fn the_nearest_miss_lacks_the_fewest_quantizations_then_the_least_memory() {
         let (q4, both) = (vec!["q4_k_m".to_owned()], vec!["q4_k_m".to_owned(), "q8_0".to_owned()]);
         let abilities = [
-            Ability { runner_id: "huge", vram_gb: Some(192.0), quantizations: &[] },
-            Ability { runner_id: "small", vram_gb: Some(8.0), quantizations: &q4 },
-            Ability { runner_id: "big", vram_gb: Some(48.9), quantizations: &q4 },
-            Ability { runner_id: "old", vram_gb: None, quantizations: &both },
+            Ability { runner_id: "huge", vram_gb: Some(192.0), quantizations: &[], labels: None },
+            Ability { runner_id: "small", vram_gb: Some(8.0), quantizations: &q4, labels: None },
+            Ability { runner_id: "big", vram_gb: Some(48.9), quantizations: &q4, labels: None },
+            Ability { runner_id: "old", vram_gb: None, quantizations: &both, labels: None },
         ];
         let miss = requirement(80, &["q4_k_m"]).nearest_miss(&abilities).expect("no runner has 80 GB");
         assert_eq!((miss.runner_id.as_deref(), miss.lacks_vram_gb), (Some("big"), 32.0));
@@ -173,5 +229,27 @@ mod tests {
         let miss = requirement(49, &["q4_k_m"]).nearest_miss(&abilities).expect("48.9 GB are no 49");
         assert_eq!(miss.lacks_vram_gb, 1.0);
         assert_eq!(requirement(1, &[]).nearest_miss(&[]).expect("there is none").runner_id, None);
+    }
+
+    #[test]
+    fn a_label_is_a_registered_string_or_the_runner_s_name() {
+        let labels = serde_json::json!({ "gpu": "AMD", "slots": 2, "runner_id": "other" });
+        let amd =
+            Ability { runner_id: "bench-01", vram_gb: Some(24.0), quantizations: &[], labels: Some(&labels) };
+        let bare = Ability { runner_id: "bench-02", vram_gb: Some(24.0), quantizations: &[], labels: None };
+        let on = |key: &str, value: &str| Requirement {
+            labels: [(key.to_owned(), value.to_owned())].into(),
+            ..requirement(6, &[])
+        };
+        assert!(on("gpu", "AMD").admits(&amd) && !on("gpu", "AMD").admits(&bare));
+        assert!(!on("slots", "2").admits(&amd), "a number is no label");
+        assert!(on("runner_id", "bench-01").admits(&amd) && !on("runner_id", "other").admits(&amd));
+        let miss = on("gpu", "NVIDIA").nearest_miss(&[amd]).expect("it is another card");
+        assert_eq!(
+            miss.detail,
+            "needs 6 GB on gpu = NVIDIA; bench-01, the nearest runner, is not gpu = NVIDIA"
+        );
+        let miss = on("runner_id", "bench-09").nearest_miss(&[bare]).expect("it is another runner");
+        assert_eq!(miss.detail, "needs 6 GB on bench-09; bench-02, the nearest runner, is not bench-09");
     }
 }

@@ -61,10 +61,7 @@ pub async fn waiting(client: &Client, run_id: Uuid) -> Result<Option<Waiting>, E
     let Some(row) = client.query_typed_opt(WAITING, &[(&run_id, Type::UUID)]).await? else {
         return Ok(None);
     };
-    let requirement = Requirement {
-        required_vram_gb: row.try_get("required_vram_gb")?,
-        quantizations: row.try_get("quantizations")?,
-    };
+    let requirement = Requirement::from_row(&row)?;
     let jobs_before: i64 = row.try_get("jobs_before")?;
     let deferred: Option<bool> = row.try_get("deferred")?;
     let retry_after: Option<OffsetDateTime> = row.try_get("retry_after")?;

@@ -1,8 +1,7 @@
 -- The row of a run that is the next to be claimed, and how many ready rows stand before it in the claim order: at
 -- most 10,000 are counted.
 SELECT q.priority, q.created_at, q.retry_after, q.error_detail, l.required_vram_gb,
-       ARRAY(SELECT m.name FROM quantization_methods m
-              WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name) AS quantizations,
+       named.quantizations, named.labels,
        (SELECT count(*)
           FROM (SELECT FROM run_queue other
                  WHERE other.status = 'PENDING' AND other.retry_after IS NULL
@@ -14,3 +13,4 @@ SELECT q.priority, q.created_at, q.retry_after, q.error_detail, l.required_vram_
          ORDER BY retry_after NULLS FIRST, priority, created_at, lane_id
          LIMIT 1) q
   JOIN queue_lanes l USING (lane_id)
+ CROSS JOIN LATERAL queue_lane_names(l.quantization_ids) named

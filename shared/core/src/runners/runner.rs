@@ -53,7 +53,7 @@ pub struct Capabilities {
     pub vram_gb: f64,
     /// Quantizations the runner can serve, in lower case. A name unknown to the database matches no job.
     pub quantizations: Vec<String>,
-    /// Free-form JSON object, stored and never interpreted.
+    /// Free-form JSON object. A job can ask for a member that is a string; of a claim's capabilities it is ignored.
     pub labels: Option<serde_json::Value>,
 }
 

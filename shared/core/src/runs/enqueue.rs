@@ -2,14 +2,16 @@
 
 use crate::document::{Object, check_storable};
 use crate::error::Error;
-use crate::field_error::{FieldError, FieldErrors, quote};
+use crate::field_error::{FieldError, FieldErrors, pointer_token, quote};
+use crate::name::{NOT_A_NAME, Name};
 use crate::runners::runner::Admin;
 use crate::runs::known_names::KnownNames;
 use crate::runs::model::NewModel;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
@@ -18,6 +20,10 @@ use uuid::Uuid;
 const LIST_MAX: usize = 1000;
 /// Maximum total size of tasks and config of a split run's rows, in bytes: each row stores a copy.
 const SPLIT_BYTES_MAX: usize = 64_000_000;
+/// Maximum number of labels that a run asks for.
+const LABELS_MAX: usize = 16;
+/// Length of a label's key and of its value, in bytes.
+const LABEL_BYTES: RangeInclusive<usize> = 1..=200;
 /// SQLSTATE that `queue_enqueue` raises for a model or prompt it refuses.
 const REFUSED_SQLSTATE: &str = "BQ001";
 
@@ -34,6 +40,8 @@ pub struct NewRun {
     pub(super) tasks: Box<RawValue>,
     pub(super) config: Box<RawValue>,
     pub(super) split_by_prompt: bool,
+    /// Labels that the runner must have; `runner_id` stands for its name.
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +106,7 @@ impl NewRun {
         }
         let tasks = read_document(&mut object, "tasks", '[', errors);
         let config = read_document(&mut object, "config", '{', errors);
+        let labels = read_labels(&mut object, errors);
         let split_by_prompt = match object.text("split_by", 1..=16, errors).as_deref() {
             None => false,
             Some("prompt") => true,
@@ -128,6 +137,7 @@ impl NewRun {
             tasks: tasks?,
             config: config?,
             split_by_prompt,
+            labels,
         })
     }
 
@@ -164,6 +174,7 @@ impl NewRun {
             "models": self.models.iter().map(|model| &model.spec).collect::<Vec<_>>(),
             "prompts": self.prompts.iter().map(|prompt| &prompt.spec).collect::<Vec<_>>(),
             "rows": self.row_prompts(),
+            "labels": self.labels,
         })
     }
 
@@ -224,7 +235,27 @@ fn members_in_order(object: &RawValue) -> Result<Vec<(String, Box<RawValue>)>, s
     serde_json::from_str::<InOrder>(object.get()).map(|InOrder(members)| members)
 }
 
+/// Reads the labels that a runner must have: at most [`LABELS_MAX`], each a [`Name`] with a [`Name`] as its value.
+fn read_labels(object: &mut Object, errors: &mut FieldErrors) -> BTreeMap<String, String> {
+    let labels = object.texts("labels", errors).unwrap_or_default();
+    let pointer = object.pointer("labels");
+    if labels.len() > LABELS_MAX {
+        errors.push(&pointer, format!("must have at most {LABELS_MAX} labels"));
+        return labels;
+    }
+    let is_name = |text: &String| LABEL_BYTES.contains(&text.len()) && Name::parse(text.clone()).is_some();
+    for (key, value) in &labels {
+        if !is_name(key) || !is_name(value) {
+            let (min, max) = LABEL_BYTES.into_inner();
+            let detail = format!("{NOT_A_NAME}; label and value must be {min} to {max} bytes long");
+            errors.push(format!("{pointer}/{}", pointer_token(key)), detail);
+        }
+    }
+    labels
+}
+
 /// Reads a list of at most [`LIST_MAX`] objects with `read`, which is given each object and its pointer.
+
 pub(super) fn read_list<T>(
     object: &mut Object,
     name: &'static str,

@@ -1,7 +1,7 @@
 -- Enqueues a run in one transaction: finds or creates its models, its prompts and its lane, and inserts the
 -- run, its rows and its jobs.
 --
--- p_spec: {run_id, publisher_id, priority, max_attempts, max_runtime_s,
+-- p_spec: {run_id, publisher_id, priority, max_attempts, max_runtime_s, labels: {key: value},
 --   models:  [{id, model_id, quantization, active_parameter_count_b, …descriptor columns, creator, sources}
 --             or {id, model_id, by_id: true}],
 --   prompts: [{id, file_path, git_commit_hash, …} or {id, prompt_id}],
@@ -96,7 +96,6 @@ BEGIN
     SELECT coalesce(json_agg(json_build_object('id', m.spec ->> 'id', 'model_id', v_model_ids[m.n]) ORDER BY m.n), '[]')
       INTO v_models
       FROM jsonb_array_elements(p_spec -> 'models') WITH ORDINALITY AS m(spec, n);
-    v_all_quantization_ids := ARRAY(SELECT DISTINCT unnest(v_all_quantization_ids) ORDER BY 1);
     v_all_quantizations := ARRAY(SELECT DISTINCT unnest(v_all_quantizations) ORDER BY 1);
 
     FOR v_prompt IN SELECT * FROM jsonb_array_elements(p_spec -> 'prompts') LOOP
@@ -114,12 +113,7 @@ BEGIN
         v_prompt_ids := v_prompt_ids || v_prompt_id;
     END LOOP;
 
-    INSERT INTO queue_lanes AS l (quantization_ids, required_vram_gb)
-    VALUES (v_all_quantization_ids, v_all_vram_gb)
-    ON CONFLICT DO NOTHING;
-    SELECT l.lane_id INTO v_lane_id
-      FROM queue_lanes l
-     WHERE l.quantization_ids = v_all_quantization_ids AND l.required_vram_gb = v_all_vram_gb;
+    v_lane_id := queue_find_or_create_lane(v_all_vram_gb, v_all_quantization_ids, coalesce(p_spec -> 'labels', '{}'));
 
     FOR v_row IN SELECT * FROM jsonb_array_elements(p_spec -> 'rows') LOOP
         v_row_number := v_row_number + 1;
@@ -158,6 +152,40 @@ BEGIN
                FROM unnest(p_specs) AS spec, jsonb_array_elements(spec -> 'prompts') AS p(value)
               WHERE p.value ? 'file_path'
               ORDER BY key) created;
+END $$;
+
+-- Returns the lane of a requirement, and creates it and its labels if there are none. The first to create one holds a
+-- lock until its commit. Without it, T1 creating lane A then B and T2 creating B then A would deadlock.
+CREATE OR REPLACE FUNCTION queue_find_or_create_lane(p_vram_gb integer, p_quantization_ids integer[], p_labels jsonb)
+RETURNS integer LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_lane_id integer;
+BEGIN
+    FOR attempt IN 1..2 LOOP
+        SELECT l.lane_id INTO v_lane_id
+          FROM queue_lanes l
+         WHERE l.required_vram_gb = p_vram_gb
+           AND l.quantization_ids = ARRAY(SELECT unnest(p_quantization_ids)
+                                           UNION
+                                          -- Null for a label that does not exist: no lane has it.
+                                          SELECT t.label_id FROM jsonb_each_text(p_labels) asked
+                                            LEFT JOIN queue_labels t USING (key, value)
+                                           ORDER BY 1);
+        EXIT WHEN FOUND;
+        PERFORM pg_advisory_xact_lock(hashtextextended('queue_lanes', 0));
+        INSERT INTO queue_labels (key, value)
+        SELECT asked.key, asked.value FROM jsonb_each_text(p_labels) asked
+        ON CONFLICT DO NOTHING;
+        INSERT INTO queue_lanes (required_vram_gb, quantization_ids)
+        SELECT p_vram_gb, ARRAY(SELECT unnest(p_quantization_ids)
+                                 UNION
+                                SELECT t.label_id FROM jsonb_each_text(p_labels) asked
+                                  JOIN queue_labels t USING (key, value)
+                                 ORDER BY 1)
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+    RETURN v_lane_id;
 END $$;
 
 -- Returns the model with the descriptor's hash or id, and creates it if there is none. queue_enqueue's lock

@@ -28,12 +28,11 @@ BEGIN
       JOIN enqueue_requests e ON e.run_id = (asked.spec ->> 'run_id')::uuid AND e.sha256 = asked.sha256;
     IF v_known = cardinality(p_specs) THEN
         RETURN QUERY
-        SELECT asked.n::integer, false, q.queue_id, q.prompt_id, l.required_vram_gb,
-               ARRAY(SELECT m.name FROM quantization_methods m
-                      WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name)
+        SELECT asked.n::integer, false, q.queue_id, q.prompt_id, l.required_vram_gb, named.quantizations
           FROM unnest(p_specs) WITH ORDINALITY AS asked(spec, n)
           JOIN run_queue q ON q.run_id = (asked.spec ->> 'run_id')::uuid
           JOIN queue_lanes l USING (lane_id)
+         CROSS JOIN LATERAL queue_lane_names(l.quantization_ids) named
           JOIN queue_jobs j USING (queue_id)
          ORDER BY asked.n, array_position(ARRAY(SELECT p.value ->> 'id'
                                                   FROM jsonb_array_elements(asked.spec -> 'prompts') AS p(value)),

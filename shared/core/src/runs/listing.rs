@@ -3,9 +3,10 @@
 use crate::error::Error;
 use crate::field_error::FieldError;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{Json, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ pub struct QueueRow {
     pub required_vram_gb: i32,
     /// Quantizations required of a runner.
     pub quantizations: Vec<String>,
+    /// Labels a runner must have.
+    pub labels: BTreeMap<String, String>,
     /// The runner that holds the row or completed it.
     pub claimed_by: Option<String>,
     /// When the runner claimed it.
@@ -139,6 +142,7 @@ pub async fn list(client: &Client, filter: &Filter, cursor: Option<&str>, limit:
 
 impl QueueRow {
     fn from_row(row: &Row) -> Result<Self, Error> {
+        let Json(labels) = row.try_get("labels")?;
         Ok(Self {
             queue_id: row.try_get("queue_id")?,
             run_id: row.try_get("run_id")?,
@@ -149,6 +153,7 @@ impl QueueRow {
             max_attempts: row.try_get("max_attempts")?,
             required_vram_gb: row.try_get("required_vram_gb")?,
             quantizations: row.try_get("quantizations")?,
+            labels,
             claimed_by: row.try_get("claimed_by")?,
             claimed_at: row.try_get("claimed_at")?,
             lease_expires_at: row.try_get("lease_expires_at")?,

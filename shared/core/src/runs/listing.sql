@@ -2,14 +2,13 @@
 -- shift the later page. The statement is planned with its values, so a filter that is null costs nothing.
 SELECT q.queue_id, q.run_id, q.prompt_id, q.status, q.priority, q.attempt_count, q.max_attempts, q.claimed_by,
        q.claimed_at, q.lease_expires_at, q.retry_after, q.completed_at, q.error_detail, q.created_at,
-       l.required_vram_gb,
-       ARRAY(SELECT m.name FROM quantization_methods m
-              WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name) AS quantizations,
+       l.required_vram_gb, named.quantizations, named.labels,
        (SELECT r.publisher_id FROM runs r WHERE r.run_id = q.run_id) AS publisher_id,
        ARRAY(SELECT e.value ->> 'id' FROM queue_jobs j, json_array_elements(j.models) AS e(value)
               WHERE j.queue_id = q.queue_id) AS models
   FROM run_queue q
   JOIN queue_lanes l USING (lane_id)
+ CROSS JOIN LATERAL queue_lane_names(l.quantization_ids) named
  WHERE ($1::text IS NULL OR q.status = $1)
    AND ($2::timestamptz IS NULL OR (q.created_at, q.queue_id) < ($2, $3::uuid))
    AND ($5::text IS NULL

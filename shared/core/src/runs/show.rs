@@ -6,6 +6,7 @@ use crate::runs::status::status_of_rows;
 use crate::utc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
@@ -74,6 +75,8 @@ pub struct ShownRow {
     pub required_vram_gb: i32,
     /// Quantizations a runner must support.
     pub quantizations: Vec<String>,
+    /// Labels a runner must have.
+    pub labels: BTreeMap<String, String>,
     /// The models by the ids that config and records use.
     pub models: Vec<NamedModel>,
     /// The prompts by the ids that config and records use.

@@ -7,8 +7,7 @@ SELECT r.run_id, r.publisher_id, r.run_status, now() AS server_time,
        (SELECT coalesce(json_agg(row ORDER BY row.created_at, row.queue_id), '[]') FROM (
            SELECT q.queue_id, q.prompt_id, p.file_path AS prompt_path, p.git_commit_hash AS prompt_commit, q.status,
                   q.priority, q.attempt_count, q.max_attempts, q.max_runtime_s, l.required_vram_gb,
-                  ARRAY(SELECT m.name FROM quantization_methods m
-                         WHERE m.quantization_id = ANY (l.quantization_ids) ORDER BY m.name) AS quantizations,
+                  named.quantizations, named.labels,
                   coalesce(j.models, '[]') AS models, coalesce(j.prompts, '[]') AS prompts,
                   q.created_at, q.retry_after, q.completed_at, q.error_detail, q.progress, q.source_file,
                   (SELECT coalesce(json_agg(claim ORDER BY claim.claimed_at NULLS FIRST, claim.ended_at), '[]') FROM (
@@ -34,6 +33,7 @@ SELECT r.run_id, r.publisher_id, r.run_status, now() AS server_time,
                      FROM submissions s WHERE s.queue_id = q.queue_id) AS submission
              FROM run_queue q
              JOIN queue_lanes l USING (lane_id)
+            CROSS JOIN LATERAL queue_lane_names(l.quantization_ids) named
              JOIN prompts p USING (prompt_id)
              LEFT JOIN queue_jobs j USING (queue_id)
             WHERE q.run_id = r.run_id) row) AS rows,

@@ -33,6 +33,7 @@ async fn explain_counts_the_rows_excluded_by_each_requirement() {
     let expected = Explanation {
         vram: 3,
         quantization: 2,
+        label: 0,
         deferred: 1,
         held_by_others: 1,
         eligible: 0,

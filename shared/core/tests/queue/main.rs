@@ -9,6 +9,7 @@ mod explain;
 mod failing_runners;
 mod heartbeat;
 mod interleavings;
+mod labels;
 mod lifecycle;
 mod next_chance;
 mod overview;

@@ -57,6 +57,7 @@ async fn a_config_becomes_a_run_and_the_run_a_receipt() {
     let enqueued = Day::program()
         .args(["enqueue", "config.yaml", "--api", &day.stack.url, "--harness", "harness"])
         .args(["--python", env!("CARGO_BIN_EXE_stand-in-harness"), "--model", "qwen=qwen.json"])
+        .args(["--label", "site=attic", "--label", "runner_id=bench"])
         .envs([("AWS_ACCESS_KEY_ID", "local"), ("AWS_SECRET_ACCESS_KEY", "local-secret")])
         .env("AWS_REGION", "us-east-1")
         .current_dir(&day.folder)
@@ -66,7 +67,10 @@ async fn a_config_becomes_a_run_and_the_run_a_receipt() {
     let run_id: Uuid = String::from_utf8(enqueued.stdout).unwrap().trim().parse().unwrap();
 
     let machine = day.folder.join("machine.yaml");
-    day.runner(&["--once", "--machine", machine.to_str().unwrap()]).ended_well().await;
+    day.runner(&["--once", "--label", "site=cellar"]).ended_well().await;
+    assert_eq!(day.row(run_id).await, ("PENDING".to_owned(), 0), "it asks for a runner in the attic");
+    let machine = machine.to_str().unwrap();
+    day.runner(&["--once", "--label", "site=attic", "--machine", machine]).ended_well().await;
     assert_eq!(day.row(run_id).await, ("COMPLETE".to_owned(), 0));
     let metrics = "SELECT count(*) FROM run_model_metrics WHERE run_id = $1";
     assert_eq!(day.db.query_one(metrics, &[&run_id]).await.unwrap().get::<_, i64>(0), 2);
