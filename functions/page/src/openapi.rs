@@ -4,6 +4,7 @@
 //! fit it (`bakeoff_testkit::openapi`), every sample event must, and schemathesis sends what it allows.
 
 use bakeoff_core::Error;
+use bakeoff_core::json::merge;
 use serde_json::{Value, json};
 
 const PARTS: [&str; 8] = [
@@ -49,16 +50,4 @@ pub(crate) fn document(url: &str) -> Result<String, Error> {
             serde_json::from_str(body).map_err(unreadable)?;
     }
     Ok(document.to_string())
-}
-
-/// Adds the members of `part`, object by object.
-fn merge(whole: &mut Value, part: Value) {
-    match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => {
-            for (name, value) in part {
-                merge(whole.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (whole, part) => *whole = part,
-    }
 }

@@ -1,5 +1,6 @@
 //! The API's description held against what handlers answer: every answer that a test gets must be documented.
 
+use bakeoff_core::json::merge;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -16,17 +17,6 @@ static DESCRIPTION: LazyLock<Value> = LazyLock::new(|| {
     }
     description
 });
-
-fn merge(whole: &mut Value, part: Value) {
-    match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => {
-            for (name, value) in part {
-                merge(whole.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (whole, part) => *whole = part,
-    }
-}
 
 /// The API's description.
 pub fn description() -> &'static Value {
