@@ -165,27 +165,3 @@ async fn a_run_of_several_rows_in_one_statement_is_chained() {
     let verified = verify(&client, None).await.unwrap();
     assert_eq!((verified.rows, verified.discrepancies_found), (12, 0), "{:?}", verified.discrepancies);
 }
-
-/// What was written before the chain is chained in the order of its ids.
-#[tokio::test]
-async fn older_rows_are_chained_by_the_migration() {
-    let database = Database::create().await;
-    let client = database.client().await;
-    for actor in ["one", "two", "three"] {
-        write(&client, actor).await;
-    }
-    // Back to the version before: the columns, the trigger and the functions are what that migration made.
-    client
-        .batch_execute(
-            "DROP TRIGGER audit_log_chain ON audit_log; \
-             DROP FUNCTION audit_log_chain, audit_log_sha256, audit_log_field; \
-             ALTER TABLE audit_log DROP COLUMN chain_position, DROP COLUMN previous_sha256",
-        )
-        .await
-        .unwrap();
-    client.batch_execute(include_str!("../../../migrations/V3__audit_chain.sql")).await.unwrap();
-    write(&client, "four").await;
-    let verified = verify(&client, None).await.unwrap();
-    assert_eq!((verified.rows, verified.discrepancies_found), (4, 0), "{:?}", verified.discrepancies);
-    assert_eq!(verified.head.unwrap().position, 4);
-}
