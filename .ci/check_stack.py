@@ -36,6 +36,10 @@ NEW_ACCOUNT = 10
 READERS = {
     "SigningKeys": {"register", "submit", "rotate"},
     "VerifyingKeys": {"claim", "heartbeat", "release", "status", "jwks", "rotate"},
+    "FunctionsDatabaseSecret": {"register", "claim", "heartbeat", "submit", "release", "status", "keys", "runs", "queue",
+                                "audit", "page", "reaper", "migrate"},
+    # Its owner's password, which RDS manages.
+    "Database": {"migrate"},
 }
 MANAGED_POLICIES = {"AWSLambdaBasicExecutionRole", "AWSLambdaVPCAccessExecutionRole", "AWSXrayWriteOnlyAccess",
                     "AWSCodeDeployRoleForLambda"}

@@ -3,7 +3,9 @@
     smoke_cycle.py cycle                        a job: register, enqueue, claim, heartbeat, submit
     smoke_cycle.py updated KEYS STATUS          after a deploy that succeeded or rolled back
     smoke_cycle.py failed REASON                after a deploy that rolled back
-    smoke_cycle.py rotated                      rotates the signing keys
+    smoke_cycle.py password                     prints the password of the functions' database role
+    smoke_cycle.py rotated                      rotates the signing keys and that password
+    smoke_cycle.py served                       a request that reads the database
     smoke_cycle.py deleted                      after the deletion
 
 Everything goes through the stand-in's API gateway, with its IAM on. The result is a real one, from
@@ -83,14 +85,14 @@ class Gateway:
             return Reply(error.code, error.headers, error.read())
 
 
-def make_signing_key(secret):
+def rotate(function, secret):
     """The four steps of a rotation, which MiniStack does not take by itself."""
     token = str(uuid.uuid4())
     for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):
         reply = boto3.client("lambda").invoke(
-            FunctionName=f"{STACK}-rotate",
+            FunctionName=f"{STACK}-{function}",
             Payload=compact({"Step": step, "SecretId": secret, "ClientRequestToken": token}))
-        expect("FunctionError" not in reply, f"rotation: {step}", reply["Payload"].read()[:300])
+        expect("FunctionError" not in reply, f"rotation by {function}: {step}", reply["Payload"].read()[:300])
 
 
 def admin_credentials(name, policy):
@@ -197,14 +199,38 @@ def failed(reason):
     expect(any(reason in found for found in reasons), f"the deploy failed with {reason!r}", reasons[:20])
 
 
+def secret_of(resource):
+    """The ARN and the value of the secret that the template has under this name."""
+    client = boto3.client("secretsmanager")
+    (arn,) = (secret["ARN"] for secret in client.list_secrets()["SecretList"] if resource in secret["Name"])
+    # Names the stage: MiniStack otherwise returns the version that was made last.
+    return arn, json.loads(client.get_secret_value(SecretId=arn, VersionStage="AWSCURRENT")["SecretString"])
+
+
+def password():
+    """In the form of a PgBouncer connection string."""
+    _, credentials = secret_of("FunctionsDatabaseSecret")
+    print(" password='" + credentials["password"].replace("'", "''") + "'")
+
+
 def rotated():
     """A second rotation: both keys are published, as seen by functions that have read the first set."""
     _, outputs = the_stack()
-    make_signing_key(outputs["SigningKeysSecretArn"])
-    published = boto3.client("secretsmanager").list_secrets()["SecretList"]
-    (name,) = (secret["Name"] for secret in published if "VerifyingKeys" in secret["Name"])
-    value = json.loads(boto3.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
+    rotate("rotate", outputs["SigningKeysSecretArn"])
+    _, value = secret_of("VerifyingKeys")
     expect(len(value["keys"]) == 2 and not any("d" in key for key in value["keys"]), "both keys published", value)
+    arn, before = secret_of("FunctionsDatabaseSecret")
+    rotate("migrate", arn)
+    _, after = secret_of("FunctionsDatabaseSecret")
+    expect(after["username"] == before["username"] and after["password"] != before["password"],
+           "the functions' database password is another", sorted(after))
+
+
+def served():
+    """The database lets the functions in."""
+    _, outputs = the_stack()
+    reply = Gateway(outputs["ApiUrl"]).call("GET", "/api/queue")
+    expect(reply.status == 200, "the queue's overview", reply)
 
 
 def deleted():
@@ -222,7 +248,7 @@ def cycle():
     """One job, from a runner's key to its result."""
     _, outputs = the_stack()
     gateway = Gateway(outputs["ApiUrl"])
-    make_signing_key(outputs["SigningKeysSecretArn"])
+    rotate("rotate", outputs["SigningKeysSecretArn"])
     expect_keys(gateway, 1)
 
     admin = check_admin_routes(gateway)
@@ -266,4 +292,5 @@ if __name__ == "__main__":
     elif sys.argv[1] == "failed":
         failed(sys.argv[2])
     else:
-        {"cycle": cycle, "rotated": rotated, "deleted": deleted}[sys.argv[1]]()
+        stages = {"cycle": cycle, "password": password, "rotated": rotated, "served": served, "deleted": deleted}
+        stages[sys.argv[1]]()

@@ -82,7 +82,7 @@ def plain_routes(resources):
 
 def by_arn(value):
     """`value` with a secret's ARN asked for by its other name: MiniStack's Ref is the secret's name."""
-    if value in ({"Ref": "SigningKeys"}, {"Ref": "VerifyingKeys"}):
+    if value in ({"Ref": "FunctionsDatabaseSecret"}, {"Ref": "SigningKeys"}, {"Ref": "VerifyingKeys"}):
         return {"Fn::GetAtt": [value["Ref"], "Id"]}
     if isinstance(value, list):
         return [by_arn(inner) for inner in value]
@@ -118,7 +118,8 @@ def playable(template, database_url, pooled_url, endpoint):
         for name in ("VpcConfig", "DeploymentPreference"):
             properties.pop(name, None)
         own = properties.get("Environment", {}).get("Variables", {})
-        # Only migrate has a host of its own: the database's, past the proxy.
+        # Only migrate has a host and a user of its own: the database's, past the proxy, and the schema's owner.
+        own.pop("DATABASE_SECRET_ARN", None)
         if own.pop("DATABASE_HOST", None):
             own["DATABASE_URL"] = database_url
     resources = template["Resources"] = plain_routes(resources)

@@ -314,8 +314,9 @@ $$;
 
 -- One writer at a time, until its commit: the next must see the row that it follows. Audit rows are rare, and every
 -- statement that writes one does so last, so nobody waits for a lock while holding this one. At another isolation
--- level than READ COMMITTED the row before may not be visible; the unique constraint then refuses the fork.
-CREATE FUNCTION audit_log_chain() RETURNS trigger LANGUAGE plpgsql AS $$
+-- level than READ COMMITTED the row before may not be visible; the unique constraint then refuses the fork. The search
+-- path is fixed, because a writer's own could lead to another table of this name.
+CREATE FUNCTION audit_log_chain() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
     v_last audit_log;
 BEGIN

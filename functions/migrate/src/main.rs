@@ -5,16 +5,22 @@
 //! returns to the old database, before any function has changed. A rollback or a deletion of the stack leaves
 //! the database unchanged, because the data must outlive the stack. A direct invocation returns the applied
 //! migrations as JSON.
+//!
+//! It also owns the password of the role that the functions connect as, and takes the steps of its rotation.
 
 mod cloudformation;
+mod password;
 
 use bakeoff_core::migrate::{Applied, apply, has_history};
 use bakeoff_lambda::App;
+use bakeoff_lambda::rotation::Rotation;
+use bakeoff_lambda::secrets::client_from_env;
+use bakeoff_lambda::tls::Roots;
 use cloudformation::{Action, Request};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 
 /// The reason that the stack's events show.
 const REPLACED_DATABASE: &str = "the stack was updated, but its database is new and empty: a parameter that \
@@ -24,6 +30,12 @@ const REPLACED_DATABASE: &str = "the stack was updated, but its database is new 
 async fn main() -> Result<(), Error> {
     let app = bakeoff_lambda::serve::start()?;
     lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| async move {
+        if let Ok(rotation) = serde_json::from_value::<Rotation>(event.payload.clone()) {
+            tracing::info!(step = ?rotation.step, secret = rotation.secret_id, "rotation step started");
+            let secrets = client_from_env()?;
+            Box::pin(password::rotate(app, &secrets, &rotation)).await?;
+            return Ok(Value::Null);
+        }
         match serde_json::from_value::<Request>(event.payload) {
             Ok(request) => deploy_step(app, &request).await,
             Err(_) => migrate(app, Action::Migrate).await,
@@ -56,15 +68,24 @@ async fn migrate(app: &App, action: Action) -> Result<Value, Error> {
 /// connection must not hold.
 async fn connect_and_apply(app: &App, action: Action) -> Result<Applied, Error> {
     let config = app.database_config().await?;
+    let roots = &app.config().database_roots;
+    let mut client = connect(roots, &config).await?;
+    let applied = checked_apply(&mut client, action).await?;
+    if let Some(secret) = app.functions_secret().await? {
+        password::ensure(roots, &client, &config, &secret).await?;
+    }
+    Ok(applied)
+}
+
+async fn connect(roots: &Roots, config: &Config) -> Result<Client, Error> {
     if config.get_ssl_mode() == SslMode::Require {
-        let (mut client, connection) =
-            config.connect(app.config().database_roots.postgres_connector()?).await?;
+        let (client, connection) = config.connect(roots.postgres_connector()?).await?;
         tokio::spawn(connection);
-        checked_apply(&mut client, action).await
+        Ok(client)
     } else {
-        let (mut client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
-        checked_apply(&mut client, action).await
+        Ok(client)
     }
 }
 

@@ -45,7 +45,6 @@ fn metrics(reaped: &Reaped) -> Vec<Metric> {
         Metric::gauge("Reaped", (reaped.returned + reaped.failed) as f64, "Count"),
         Metric::gauge("Depth", queue.depth as f64, "Count"),
         Metric::gauge("OldestEligibleAgeSeconds", queue.oldest_eligible_age_s, "Seconds"),
-        Metric::gauge("LiveClaims", queue.live_claims as f64, "Count"),
         Metric::gauge("UnsatisfiableJobs", queue.unsatisfiable as f64, "Count"),
         Metric::gauge("FailingRunners", queue.failing_runners as f64, "Count"),
     ]

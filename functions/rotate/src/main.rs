@@ -9,38 +9,13 @@
 use aws_sdk_secretsmanager::Client;
 use bakeoff_core::runners::token::{ServiceKeys, public_set, rotate_key_set};
 use bakeoff_lambda::config::{Config, KeySource};
+use bakeoff_lambda::rotation::{Rotation, Step};
 use bakeoff_lambda::secrets::client_from_env;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 
 /// Time for which functions may still use a cached key set, added to the token lifetime.
 const KEY_SET_CACHE_TIME: Duration = Duration::minutes(10);
-
-const CURRENT: &str = "AWSCURRENT";
-const PENDING: &str = "AWSPENDING";
-
-/// A rotation request from Secrets Manager.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Rotation {
-    step: Step,
-    secret_id: String,
-    /// Also the id of the secret version that the rotation creates.
-    client_request_token: String,
-}
-
-#[derive(Debug, Deserialize)]
-enum Step {
-    #[serde(rename = "createSecret")]
-    Create,
-    #[serde(rename = "setSecret")]
-    Set,
-    #[serde(rename = "testSecret")]
-    Test,
-    #[serde(rename = "finishSecret")]
-    Finish,
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -49,95 +24,46 @@ async fn main() -> Result<(), Error> {
         let client = client_from_env()?;
         let rotation = event.payload;
         tracing::info!(step = ?rotation.step, secret = rotation.secret_id, "rotation step started");
-        Box::pin(rotation.run(&client, app.config())).await
+        Box::pin(run(&rotation, &client, app.config())).await
     }))
     .await
 }
 
-impl Rotation {
-    async fn run(&self, client: &Client, config: &Config) -> Result<(), Error> {
-        match self.step {
-            Step::Create => self.create(client, config).await,
-            Step::Set => self.publish(client, config).await,
-            Step::Test => self.test(client).await,
-            Step::Finish => self.finish(client).await,
+async fn run(rotation: &Rotation, client: &Client, config: &Config) -> Result<(), Error> {
+    match rotation.step {
+        Step::Create => create(rotation, client, config).await,
+        Step::Set => publish(rotation, client, config).await,
+        Step::Test => {
+            // Functions must be able to parse the pending key set.
+            ServiceKeys::from_jwk_set(&rotation.pending(client).await?)?;
+            Ok(())
         }
+        Step::Finish => rotation.finish(client).await,
     }
+}
 
-    /// Creates the pending key set, unless an earlier attempt of this step has created it.
-    async fn create(&self, client: &Client, config: &Config) -> Result<(), Error> {
-        if self.pending_key_set(client).await.is_ok() {
-            return Ok(());
-        }
-        let current =
-            client.get_secret_value().secret_id(&self.secret_id).version_stage(CURRENT).send().await?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed)?;
-        let overlap = config.token_ttl + KEY_SET_CACHE_TIME;
-        let next = rotate_key_set(
-            current.secret_string().unwrap_or_default(),
-            seed,
-            OffsetDateTime::now_utc(),
-            overlap,
-        )?;
-        client
-            .put_secret_value()
-            .secret_id(&self.secret_id)
-            .client_request_token(&self.client_request_token)
-            .secret_string(next)
-            .version_stages(PENDING)
-            .send()
-            .await?;
-        Ok(())
+/// Creates the pending key set, unless an earlier attempt of this step has created it.
+async fn create(rotation: &Rotation, client: &Client, config: &Config) -> Result<(), Error> {
+    if rotation.pending(client).await.is_ok() {
+        return Ok(());
     }
+    let current = rotation.current(client).await?;
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)?;
+    let overlap = config.token_ttl + KEY_SET_CACHE_TIME;
+    let next = rotate_key_set(&current, seed, OffsetDateTime::now_utc(), overlap)?;
+    rotation.put_pending(client, next).await
+}
 
-    /// Replaces the public set with that of the pending key set, which contains every earlier key. If the
-    /// rotation fails after this step, the public set has a key that signs nothing until the next rotation.
-    async fn publish(&self, client: &Client, config: &Config) -> Result<(), Error> {
-        let KeySource::Secret(public) = &config.verifying_keys else {
-            return Err("VERIFYING_KEYS_SECRET_ARN is missing".into());
-        };
-        let set = public_set(&self.pending_key_set(client).await?)?;
-        client.put_secret_value().secret_id(public).secret_string(set).send().await?;
-        Ok(())
-    }
-
-    /// Checks that functions can parse the pending key set.
-    async fn test(&self, client: &Client) -> Result<(), Error> {
-        ServiceKeys::from_jwk_set(&self.pending_key_set(client).await?)?;
-        Ok(())
-    }
-
-    /// Makes the pending key set current. A repeated call changes nothing.
-    async fn finish(&self, client: &Client) -> Result<(), Error> {
-        let secret = client.describe_secret().secret_id(&self.secret_id).send().await?;
-        let current = secret.version_ids_to_stages().and_then(|versions| {
-            versions.iter().find(|(_, stages)| stages.iter().any(|stage| stage == CURRENT)).map(|(id, _)| id)
-        });
-        if current == Some(&self.client_request_token) {
-            return Ok(());
-        }
-        client
-            .update_secret_version_stage()
-            .secret_id(&self.secret_id)
-            .version_stage(CURRENT)
-            .move_to_version_id(&self.client_request_token)
-            .set_remove_from_version_id(current.cloned())
-            .send()
-            .await?;
-        Ok(())
-    }
-
-    async fn pending_key_set(&self, client: &Client) -> Result<String, Error> {
-        let pending = client
-            .get_secret_value()
-            .secret_id(&self.secret_id)
-            .version_id(&self.client_request_token)
-            .version_stage(PENDING)
-            .send()
-            .await?;
-        pending.secret_string.ok_or_else(|| "the pending secret version is not a string".into())
-    }
+/// Replaces the public set with that of the pending key set, which contains every earlier key. If the
+/// rotation fails after this step, the public set has a key that signs nothing until the next rotation.
+async fn publish(rotation: &Rotation, client: &Client, config: &Config) -> Result<(), Error> {
+    let KeySource::Secret(public) = &config.verifying_keys else {
+        return Err("VERIFYING_KEYS_SECRET_ARN is missing".into());
+    };
+    let set = public_set(&rotation.pending(client).await?)?;
+    client.put_secret_value().secret_id(public).secret_string(set).send().await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -166,7 +92,7 @@ mod tests {
         let config = Config::from_variables(&variable).unwrap();
         let current = async || {
             // Names the default stage, because moto otherwise returns the version created last.
-            let value = client.get_secret_value().secret_id(SECRET).version_stage(CURRENT);
+            let value = client.get_secret_value().secret_id(SECRET).version_stage("AWSCURRENT");
             let value = value.send().await.unwrap();
             ServiceKeys::from_jwk_set(value.secret_string().unwrap()).unwrap()
         };
@@ -182,8 +108,9 @@ mod tests {
             };
             for _ in 0..2 {
                 assert!(matches!(rotation.step, Step::Finish) || current().await.public_keys().count() == 1);
-                rotation.run(&client, &config).await.unwrap();
-                let public = client.get_secret_value().secret_id(PUBLIC).version_stage(CURRENT).send().await;
+                run(&rotation, &client, &config).await.unwrap();
+                let public =
+                    client.get_secret_value().secret_id(PUBLIC).version_stage("AWSCURRENT").send().await;
                 let public = public.unwrap().secret_string.unwrap();
                 assert!(!public.contains("\"d\""), "{public}");
                 let published = VerifyingKeys::from_jwk_set(&public).unwrap().public_keys().count();

@@ -29,14 +29,14 @@ async fn failing(app: &bakeoff_lambda::App) -> Vec<String> {
 }
 
 /// Each change breaks the named check, and is taken back.
-async fn changes_show(app: &bakeoff_lambda::App, client: &Client, changes: &[(&str, &str)]) {
+async fn changes_show(app: &bakeoff_lambda::App, owner: &Client, changes: &[(&str, &str)]) {
     let tables = ["submissions", "submission_files", "run_model_metrics", "allowlist"];
     for table in tables {
-        client.batch_execute(&format!("CREATE TABLE saved_{table} AS TABLE {table}")).await.unwrap();
+        owner.batch_execute(&format!("CREATE TABLE saved_{table} AS TABLE {table}")).await.unwrap();
     }
     assert_eq!(failing(app).await, [""; 0]);
     for (change, check) in changes {
-        client.batch_execute(change).await.unwrap();
+        owner.batch_execute(change).await.unwrap();
         assert!(
             failing(app).await.iter().any(|failing| failing == check),
             "{change}: {:?}",
@@ -48,7 +48,7 @@ async fn changes_show(app: &bakeoff_lambda::App, client: &Client, changes: &[(&s
                 "DELETE FROM {table}; INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM saved_{table};"
             );
         }
-        client.batch_execute(&(restore + "RESET session_replication_role")).await.unwrap();
+        owner.batch_execute(&(restore + "RESET session_replication_role")).await.unwrap();
         assert_eq!(failing(app).await, [""; 0]);
     }
 }
@@ -71,16 +71,16 @@ const OF_ANY_FORM: [(&str, &str); 10] = [
 async fn an_envelope_verifies_again_and_a_change_shows() {
     let (service, event) = Service::with_claim("submit").await;
     service.send(answer, &event).await.expect(201);
-    let client = service.database.client().await;
-    changes_show(service.app(), &client, &OF_ANY_FORM).await;
+    let owner = service.database.owner().await;
+    changes_show(service.app(), &owner, &OF_ANY_FORM).await;
     let digit = "UPDATE submission_files SET content = convert_to(replace(convert_from(content, 'UTF8'), \
                  '0.18881159099998968', '0.18881159099998969'), 'UTF8')";
     let key = "UPDATE allowlist SET public_key = sha256('') WHERE kind = 'ed25519'";
     let changes = [(digit, "signature"), ("DELETE FROM submission_files", "signature"), (key, "signature")];
     for table in ["submissions", "submission_files", "run_model_metrics", "allowlist"] {
-        client.batch_execute(&format!("DROP TABLE saved_{table}")).await.unwrap();
+        owner.batch_execute(&format!("DROP TABLE saved_{table}")).await.unwrap();
     }
-    changes_show(service.app(), &client, &changes).await;
+    changes_show(service.app(), &owner, &changes).await;
 }
 
 /// A folder of the attestation crate's fixtures.
@@ -92,7 +92,7 @@ fn folder(name: &str) -> PathBuf {
 async fn submitted(name: &str, model: Value, prompts: Value) -> (Database, bakeoff_lambda::App) {
     let folder = folder(name);
     let database = Database::create().await;
-    let mut client = database.client().await;
+    let client = database.client().await;
     let keys = std::env::temp_dir().join(format!("bakeoff-evidence-{name}-{}.json", std::process::id()));
     fs::write(&keys, fixture::key_set([42; 32])).unwrap();
     let (keys, root) = (keys.display().to_string(), folder.join("trusted_root.json").display().to_string());
@@ -105,8 +105,6 @@ async fn submitted(name: &str, model: Value, prompts: Value) -> (Database, bakeo
         settings.push(("TRUSTED_ROOT_FILE", &root));
     }
     let app = app(&settings);
-    bakeoff_core::migrate::apply(&mut client).await.unwrap();
-
     let seed = fs::read_to_string(folder.join("../../../../core/tests/fixtures/runner_key.seed")).unwrap();
     let key = SigningKey::from_bytes(&STANDARD.decode(seed.trim()).unwrap().try_into().unwrap());
     let machine = Machine { name: "bench-01".into(), key };
@@ -164,9 +162,9 @@ async fn a_key_bundle_verifies_again_and_a_change_shows() {
     let prompts = json!([fixture::prompt("plain"), fixture::prompt("cot")]);
     let model = fixture::model("llama32_1b_q4", "q4_k_m", 1.2);
     let (database, app) = submitted("bundle-two-prompts", model, prompts).await;
-    let client = database.client().await;
+    let owner = database.owner().await;
     let changes: Vec<_> = OF_ANY_FORM.into_iter().chain(OF_A_BUNDLE).collect();
-    changes_show(&app, &client, &changes).await;
+    changes_show(&app, &owner, &changes).await;
 }
 
 #[tokio::test]
@@ -174,10 +172,10 @@ async fn a_keyless_bundle_verifies_again_and_a_change_shows() {
     let prompts = json!([fixture::prompt("plain")]);
     let model = fixture::model("qwen3_4b_q8", "q8_0", 4.0);
     let (database, app) = submitted("bundle-one-prompt", model, prompts).await;
-    let client = database.client().await;
+    let owner = database.owner().await;
     let other = ("UPDATE submissions SET signer = 'https://github.com/someone/else'", "signature");
     let changes: Vec<_> = OF_ANY_FORM.into_iter().chain(OF_A_BUNDLE).chain([other]).collect();
-    changes_show(&app, &client, &changes).await;
+    changes_show(&app, &owner, &changes).await;
 }
 
 #[tokio::test]

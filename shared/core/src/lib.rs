@@ -6,6 +6,7 @@ pub mod audit_trail;
 pub mod document;
 pub mod error;
 pub mod field_error;
+pub mod functions_role;
 pub mod json;
 pub mod migrate;
 pub mod name;

@@ -4,6 +4,7 @@
 //! The deploy step, the local stack and the tests share this code.
 
 use crate::error::Error;
+use crate::functions_role;
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::Client;
 
@@ -69,6 +70,7 @@ async fn apply_locked(client: &mut Client) -> Result<Applied, Error> {
     for function in FUNCTIONS {
         transaction.batch_execute(function).await?;
     }
+    transaction.batch_execute(functions_role::GRANTS).await?;
     transaction.commit().await?;
     let migrations = report.applied_migrations().iter().map(ToString::to_string).collect();
     Ok(Applied { migrations })
@@ -85,5 +87,6 @@ pub fn fingerprint() -> String {
     for function in FUNCTIONS {
         digest.update(function);
     }
+    digest.update(functions_role::GRANTS);
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,10 +17,10 @@ use uuid::Uuid;
 #[tokio::test]
 async fn audit_entries_cannot_be_changed_or_deleted() {
     let database = Database::create().await;
-    let client = database.client().await;
+    let (client, owner) = (database.client().await, database.owner().await);
     fixture::enqueue_run(&client, &fixture::run()).await;
     for change in ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"] {
-        let refused = client.batch_execute(change).await.unwrap_err();
+        let refused = owner.batch_execute(change).await.unwrap_err();
         assert!(refused.as_db_error().unwrap().message().contains("append-only"), "{change}: {refused:?}");
     }
     let lines = client.query_one("SELECT count(*) FROM audit_log WHERE actor <> 'x'", &[]).await.unwrap();

@@ -26,10 +26,10 @@ async fn chain() -> (Database, Client, Head) {
 }
 
 /// Does what only the table's owner can.
-async fn tamper(client: &Client, sql: &str) {
+async fn tamper(database: &Database, sql: &str) {
     let off = "ALTER TABLE audit_log DISABLE TRIGGER USER";
     let on = "ALTER TABLE audit_log ENABLE TRIGGER USER";
-    client.batch_execute(&format!("{off}; {sql}; {on}")).await.unwrap();
+    database.owner().await.batch_execute(&format!("{off}; {sql}; {on}")).await.unwrap();
 }
 
 async fn discrepancies(client: &Client, known_head: Option<&Head>) -> Vec<Discrepancy> {
@@ -66,8 +66,8 @@ async fn every_changed_column_shows() {
         "at = at + interval '1 us'",
         "previous_sha256 = sha256('')",
     ] {
-        let (_database, client, _) = chain().await;
-        tamper(&client, &format!("UPDATE audit_log SET {change} WHERE chain_position = 4")).await;
+        let (database, client, _) = chain().await;
+        tamper(&database, &format!("UPDATE audit_log SET {change} WHERE chain_position = 4")).await;
         let found = discrepancies(&client, None).await;
         assert!(found.contains(&Discrepancy::Changed { position: 4 }), "{change}: {found:?}");
     }
@@ -75,40 +75,40 @@ async fn every_changed_column_shows() {
 
 #[tokio::test]
 async fn a_removed_row_and_rows_that_changed_places_show() {
-    let (_database, client, _) = chain().await;
-    tamper(&client, "DELETE FROM audit_log WHERE chain_position IN (2, 3)").await;
+    let (database, client, _) = chain().await;
+    tamper(&database, "DELETE FROM audit_log WHERE chain_position IN (2, 3)").await;
     assert_eq!(discrepancies(&client, None).await, [Discrepancy::Missing { from: 2, to: 3 }]);
 
-    let (_database, client, _) = chain().await;
+    let (database, client, _) = chain().await;
     tamper(
-        &client,
+        &database,
         "DELETE FROM audit_log WHERE chain_position = 3; \
          UPDATE audit_log SET chain_position = chain_position - 1 WHERE chain_position > 3",
     )
     .await;
     assert!(!discrepancies(&client, None).await.is_empty(), "closing the gap does not help");
 
-    let (_database, client, _) = chain().await;
-    tamper(&client, "DELETE FROM audit_log WHERE chain_position = 1").await;
+    let (database, client, _) = chain().await;
+    tamper(&database, "DELETE FROM audit_log WHERE chain_position = 1").await;
     assert_eq!(discrepancies(&client, None).await, [Discrepancy::Missing { from: 1, to: 1 }]);
 }
 
 #[tokio::test]
 async fn the_end_of_the_log_is_held_by_a_noted_head() {
-    let (_database, client, last) = chain().await;
-    tamper(&client, "UPDATE audit_log SET actor = 'other' WHERE chain_position = 6").await;
+    let (database, client, last) = chain().await;
+    tamper(&database, "UPDATE audit_log SET actor = 'other' WHERE chain_position = 6").await;
     assert_eq!(discrepancies(&client, None).await, [], "nothing follows the last row");
     assert_eq!(discrepancies(&client, Some(&last)).await, [Discrepancy::Changed { position: 6 }]);
-    tamper(&client, "DELETE FROM audit_log WHERE chain_position >= 5").await;
+    tamper(&database, "DELETE FROM audit_log WHERE chain_position >= 5").await;
     assert_eq!(discrepancies(&client, Some(&last)).await, [Discrepancy::Missing { from: 5, to: 6 }]);
 }
 
 /// A chain that somebody made anew, digests and all, is whole and is not the one whose head was recorded.
 #[tokio::test]
 async fn a_chain_made_anew_is_not_the_noted_one() {
-    let (_database, client, last) = chain().await;
+    let (database, client, last) = chain().await;
     tamper(
-        &client,
+        &database,
         "UPDATE audit_log SET actor = 'other' WHERE chain_position = 2; \
          DO $$ BEGIN FOR p IN 3..6 LOOP \
              UPDATE audit_log SET previous_sha256 = (SELECT audit_log_sha256(a) FROM audit_log a \

@@ -190,12 +190,12 @@ async fn rows_inserted_by_the_harness_after_the_migration_are_claimable() {
 #[tokio::test]
 async fn the_schema_refuses_inconsistent_rows() {
     let database = Database::create().await;
-    let client = database.client().await;
+    let (client, owner) = (database.client().await, database.owner().await);
     let runner = fixture::runner(&client, "bench").await;
     fixture::enqueue_run(&client, &fixture::run()).await;
     let refuse = async |changes: &[&str]| {
         for change in changes {
-            let refused = client.execute(&format!("UPDATE run_queue SET {change}"), &[]).await.unwrap_err();
+            let refused = owner.execute(&format!("UPDATE run_queue SET {change}"), &[]).await.unwrap_err();
             let code = refused.code().map(tokio_postgres::error::SqlState::code);
             assert_eq!(code, Some("23514"), "{change}: {refused:?}");
         }
@@ -224,6 +224,6 @@ async fn the_schema_refuses_inconsistent_rows() {
     ])
     .await;
     // An unknown lane is refused by the foreign key.
-    let refused = client.execute("UPDATE run_queue SET lane_id = 4711", &[]).await.unwrap_err();
+    let refused = owner.execute("UPDATE run_queue SET lane_id = 4711", &[]).await.unwrap_err();
     assert_eq!(refused.code().map(tokio_postgres::error::SqlState::code), Some("23503"));
 }

@@ -38,6 +38,17 @@ impl App {
         }
     }
 
+    /// Returns the credentials of the functions' role, if this function manages them.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the secret cannot be read.
+    pub async fn functions_secret(&self) -> Result<Option<String>, Refusal> {
+        match &self.config.functions_secret {
+            Some(secret) => Ok(Some(self.secrets.read(secret).await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Returns the configuration.
     pub fn config(&self) -> &Config {
         &self.config

@@ -23,6 +23,9 @@ pub struct Config {
     pub database: DatabaseSource,
     /// The authorities that may certify Postgres: those of AWS, or of the PEM file `PGSSLROOTCERT`.
     pub database_roots: Roots,
+    /// `DATABASE_FUNCTIONS_SECRET_ARN`, for `migrate`: the secret with the password of the role that the other
+    /// functions connect as.
+    pub functions_secret: Option<String>,
     /// Source of the keys that sign: `SIGNING_KEYS_FILE`, else the secret `SIGNING_KEYS_SECRET_ARN`.
     pub signing_keys: KeySource,
     /// Source of the keys that verify, for a function without signing keys: the secret
@@ -117,6 +120,7 @@ impl Config {
             )?,
             database: Self::database(variable)?,
             database_roots: variable("PGSSLROOTCERT").map_or(Roots::Aws, Roots::File),
+            functions_secret: variable("DATABASE_FUNCTIONS_SECRET_ARN"),
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {
                 (Some(file), _) => KeySource::File(file),
                 (None, Some(secret)) => KeySource::Secret(secret),

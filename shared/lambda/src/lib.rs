@@ -10,6 +10,7 @@ pub mod https;
 pub mod problem;
 pub mod request;
 pub mod response;
+pub mod rotation;
 pub mod secrets;
 pub mod serve;
 pub mod telemetry;

@@ -83,16 +83,16 @@ pub fn client_from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Resul
 
 /// User name and password in the form of an RDS managed secret.
 #[derive(Deserialize)]
-pub(crate) struct DatabaseCredentials {
+pub struct DatabaseCredentials {
     /// User name.
-    pub(crate) username: String,
+    pub username: String,
     /// Password.
-    pub(crate) password: String,
+    pub password: String,
 }
 
 impl DatabaseCredentials {
     /// Parses the secret's JSON.
-    pub(crate) fn parse(json: &str) -> Result<Self, Error> {
+    pub fn parse(json: &str) -> Result<Self, Error> {
         // The serde error is dropped, because it could quote the secret.
         serde_json::from_str(json).map_err(|_| {
             Error::Internal("the database secret must be JSON with username and password".into())

@@ -22,7 +22,7 @@ use crate::api_gateway::template::{self, Template};
 use crate::error::{Error, ErrorContext, Result};
 use crate::lambda::build;
 use crate::lambda::runtime_api::{Function, Settings};
-use crate::postgres::Cluster;
+use crate::postgres::{Cluster, functions_url};
 use crate::{signing_keys, workspace};
 
 /// Name of the function that the template's schedule invokes.
@@ -75,7 +75,7 @@ impl Default for Options {
 pub struct Stack {
     /// Base URL of the API, `http://127.0.0.1:PORT`.
     pub url: String,
-    /// URL of the database.
+    /// `postgres://…` of the schema's owner. The functions connect as a role of their own.
     pub database_url: String,
     /// Folder with the logs and keys of this stack.
     pub folder: PathBuf,
@@ -104,9 +104,10 @@ impl Stack {
         let mut tasks = JoinSet::new();
         let database_url = start_database(options, &folder, &mut tasks).await?;
         migrate(&database_url).await?;
+        let functions_url = functions_url(&database_url).await?;
         let keys_file = folder.join("signing-keys.json");
         signing_keys::write_signing_keys(&keys_file)?;
-        let environment = environment(options, &url, &database_url, &keys_file)?;
+        let environment = environment(options, &url, &functions_url, &keys_file)?;
 
         let functions: HashMap<String, Arc<Function>> = required
             .into_iter()
@@ -245,11 +246,11 @@ async fn migrate(database_url: &str) -> Result<()> {
 fn environment(
     options: &Options,
     url: &str,
-    database_url: &str,
+    functions_url: &str,
     keys_file: &Path,
 ) -> Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::from([
-        ("DATABASE_URL".to_owned(), database_url.to_owned()),
+        ("DATABASE_URL".to_owned(), functions_url.to_owned()),
         ("SIGNING_KEYS_FILE".to_owned(), keys_file.display().to_string()),
         ("PUBLIC_URL".to_owned(), options.public_url.clone().unwrap_or_else(|| url.to_owned())),
         ("TOKEN_TTL_S".to_owned(), options.token_ttl_s.to_string()),

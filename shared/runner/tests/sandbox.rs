@@ -32,7 +32,8 @@ async fn the_whole_table_holds() {
         "2",
     ];
     let database = Database::create().await;
-    let stack = Options { port: 0, database_url: Some(database.url().to_owned()), ..Options::default() };
+    let stack =
+        Options { port: 0, database_url: Some(database.owner_url().to_owned()), ..Options::default() };
     let options = SandboxOptions { stack, seed: 1, runner: runner.map(str::to_owned).to_vec() };
     let table = judge(&options).await.unwrap();
     let broken: Vec<&Verdict> = table.iter().filter(|verdict| verdict.broken.is_some()).collect();

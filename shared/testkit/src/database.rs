@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bakeoff_local::postgres::{shared_test_cluster, with_database};
+use bakeoff_local::postgres::{functions_url, shared_test_cluster, with_database};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -30,6 +30,7 @@ pub struct Database {
     name: String,
     server: String,
     url: String,
+    owner_url: String,
 }
 
 impl Database {
@@ -40,7 +41,8 @@ impl Database {
     pub async fn create() -> Self {
         let server = server().await;
         let template = template(&server).await;
-        Self::from_template(server, &template).await
+        let functions = functions_server(&server).await;
+        Self::from_template(server, &functions, &template).await
     }
 
     /// Creates a database without tables, for tests of the migrations.
@@ -48,28 +50,46 @@ impl Database {
     /// # Panics
     /// As [`Database::create`].
     pub async fn create_unmigrated() -> Self {
-        Self::from_template(server().await, "template0").await
+        let server = server().await;
+        let owner = server.clone();
+        Self::from_template(server, &owner, "template0").await
     }
 
-    async fn from_template(server: String, template: &str) -> Self {
+    async fn from_template(server: String, user: &str, template: &str) -> Self {
         let name = fresh_name();
         let admin = connect(&server).await;
         run(&admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-        let url = with_database(&server, &name);
-        Self { name, server, url }
+        let (url, owner_url) = (with_database(user, &name), with_database(&server, &name));
+        Self { name, server, url, owner_url }
     }
 
-    /// Returns the URL, `postgres://user:password@host:port/database`.
+    /// Returns the URL that functions are given: of the role that the migration made for them. Of a database
+    /// that is not migrated, the owner's.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Opens a connection, driven by the current tokio runtime.
+    /// Returns the URL of the schema's owner.
+    pub fn owner_url(&self) -> &str {
+        &self.owner_url
+    }
+
+    /// Opens a connection as functions have it, driven by the current tokio runtime. Every operation is tested
+    /// on one, so the tests show that the role's privileges suffice.
     ///
     /// # Panics
     /// If the server rejects it.
     pub async fn client(&self) -> Client {
         connect(&self.url).await
+    }
+
+    /// Opens a connection as the schema's owner: for what no function may do, such as an entry of the allowlist
+    /// that expired, or a change of a table.
+    ///
+    /// # Panics
+    /// When the server refuses it.
+    pub async fn owner(&self) -> Client {
+        connect(&self.owner_url).await
     }
 }
 
@@ -109,6 +129,18 @@ async fn find_server() -> String {
     };
     drop_leftovers(&connect(&server).await).await;
     server
+}
+
+/// Returns the server's URL for the functions' role, which exists once a template is migrated.
+async fn functions_server(server: &str) -> String {
+    static FUNCTIONS: OnceCell<String> = OnceCell::const_new();
+    let find = async || {
+        // Two processes that set the same password at once would disturb each other.
+        let admin = connect(server).await;
+        admin.query("SELECT pg_advisory_lock($1)", &[&TEMPLATE_LOCK]).await.expect("lock templates");
+        functions_url(server).await.unwrap_or_else(|error| panic!("the functions' role: {error}"))
+    };
+    FUNCTIONS.get_or_init(find).await.clone()
 }
 
 /// Returns the name of the migrated template, which the first process creates.

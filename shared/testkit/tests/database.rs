@@ -16,11 +16,11 @@ fn name_of(database: &Database) -> String {
 #[tokio::test]
 async fn a_database_is_migrated_and_isolated() {
     let (one, other) = tokio::join!(Database::create(), Database::create());
-    let client = one.client().await;
+    let client = one.owner().await;
     client.execute("INSERT INTO creators VALUES (gen_random_uuid(), 'x')", &[]).await.unwrap();
     let count = "SELECT count(*) FROM creators";
     assert_eq!(client.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 1);
-    assert_eq!(other.client().await.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0);
+    assert_eq!(other.owner().await.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
 #[tokio::test]

@@ -210,11 +210,12 @@ async fn a_key_that_is_not_allowed_any_more_claims_nothing() {
         assert!(matches!(refused, Err(Error::KeyNotAllowed)), "{refused:?}");
     };
 
-    client.execute("UPDATE allowlist SET expires_at = now()", &[]).await.unwrap();
+    let owner = database.owner().await;
+    owner.execute("UPDATE allowlist SET expires_at = now()", &[]).await.unwrap();
     refused().await;
-    client.execute("UPDATE allowlist SET expires_at = NULL, runner_id = 'another'", &[]).await.unwrap();
+    owner.execute("UPDATE allowlist SET expires_at = NULL, runner_id = 'another'", &[]).await.unwrap();
     refused().await;
-    client
+    owner
         .execute("UPDATE allowlist SET runner_id = NULL, revoked_at = now(), revoked_by = 'x'", &[])
         .await
         .unwrap();

@@ -17,9 +17,9 @@ use uuid::Uuid;
 const CLAIMERS: usize = 8;
 
 /// 400 rows of one run, priorities 0 to 399 in a mixed order.
-async fn four_hundred_rows(client: &Client, lanes: &[i32]) {
-    let queue_id = fixture::undemanding_run(client).await.rows[0].queue_id;
-    client
+async fn four_hundred_rows(owner: &Client, lanes: &[i32]) {
+    let queue_id = fixture::undemanding_run(owner).await.rows[0].queue_id;
+    owner
         .execute(
             "INSERT INTO run_queue (run_id, prompt_id, priority, lane_id)
              SELECT run_id, prompt_id, n * 7 % 400, ($2::integer[])[1 + n % cardinality($2::integer[])]
@@ -29,7 +29,7 @@ async fn four_hundred_rows(client: &Client, lanes: &[i32]) {
         )
         .await
         .unwrap();
-    client.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&queue_id]).await.unwrap();
+    owner.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&queue_id]).await.unwrap();
 }
 
 /// A claim as its claimer saw it.
@@ -58,7 +58,7 @@ async fn claims_are_distinct_and_in_order(lanes: &[(i32, &str)], unfit_lanes: &[
             .unwrap();
         lane_ids.push(lane.get::<_, i32>(0));
     }
-    four_hundred_rows(&client, &lane_ids).await;
+    four_hundred_rows(&database.owner().await, &lane_ids).await;
     let fitting = 400 * lanes.len() / lane_ids.len();
 
     let mut claimers = JoinSet::new();
@@ -107,7 +107,7 @@ async fn one_claim_id_sent_twice_at_once_is_one_row() {
     let database = Database::create().await;
     let (one, other) = (database.client().await, database.client().await);
     let runner = fixture::runner(&one, "bench").await;
-    four_hundred_rows(&one, &[0]).await;
+    four_hundred_rows(&database.owner().await, &[0]).await;
     for _ in 0..50 {
         let request = ClaimRequest { claim_id: Some(Uuid::new_v4()), capabilities: None };
         let (a, b) = tokio::join!(
@@ -124,7 +124,7 @@ async fn one_claim_id_sent_twice_at_once_is_one_row() {
 async fn a_revoked_key_is_never_left_with_a_claim() {
     let database = Database::create().await;
     let client = database.client().await;
-    four_hundred_rows(&client, &[0]).await;
+    four_hundred_rows(&database.owner().await, &[0]).await;
     for round in 0..10 {
         let runner = fixture::runner(&client, &format!("bench-{round}")).await;
         let mut claimers = JoinSet::new();
@@ -228,7 +228,7 @@ async fn sparse_rows_that_others_hold_are_stepped_over_without_those_that_do_not
     let database = Database::create().await;
     let (client, holder) = (database.client().await, database.client().await);
     let runner = fixture::runner(&client, "bench").await;
-    sparse_rows(&client, 25_000).await;
+    sparse_rows(&database.owner().await, 25_000).await;
     let fitting = "SELECT queue_id FROM run_queue WHERE lane_id < 100 AND status = 'PENDING'
                     ORDER BY priority, created_at, lane_id";
     let fitting: Vec<Uuid> = client.query(fitting, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
@@ -275,9 +275,9 @@ async fn a_row_behind_hundreds_that_are_locked_is_claimed() {
 }
 
 /// Rows of which one in 500 fits the fixture's runner: in lanes 1 to 5, the others in lane 100.
-async fn sparse_rows(client: &Client, rows: i32) {
-    let pattern = &fixture::undemanding_run(client).await.rows[0];
-    client
+async fn sparse_rows(owner: &Client, rows: i32) {
+    let pattern = &fixture::undemanding_run(owner).await.rows[0];
+    owner
         .batch_execute(
             "INSERT INTO queue_lanes (lane_id, quantization_ids, required_vram_gb)
              SELECT n, '{}'::integer[], n FROM generate_series(1, 5) n UNION ALL SELECT 100, '{}', 80",
@@ -288,8 +288,8 @@ async fn sparse_rows(client: &Client, rows: i32) {
                   SELECT run_id, prompt_id, now() + n * interval '1 ms',
                          CASE WHEN n % 500 = 499 THEN 1 + n / 500 % 5 ELSE 100 END
                     FROM run_queue, generate_series(0, $1 - 1) n";
-    client.execute(insert, &[&rows]).await.unwrap();
-    client.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&pattern.queue_id]).await.unwrap();
+    owner.execute(insert, &[&rows]).await.unwrap();
+    owner.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&pattern.queue_id]).await.unwrap();
 }
 
 /// Rows of the queue that this session has read by index since the server last collected its statistics, which

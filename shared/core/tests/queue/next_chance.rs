@@ -37,7 +37,8 @@ async fn it_follows_from_what_the_runner_could_take() {
     // What the runner holds itself is no chance.
     client.batch_execute("UPDATE run_queue SET retry_after = NULL").await.unwrap();
     fixture::claim_next(&client, &runner).await;
-    client
+    let owner = database.owner().await;
+    owner
         .batch_execute("DELETE FROM queue_jobs; DELETE FROM run_queue WHERE claimed_by = 'other'")
         .await
         .unwrap();

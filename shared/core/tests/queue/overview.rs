@@ -35,7 +35,7 @@ async fn scanned(client: &Client) -> RowCounts {
 #[tokio::test]
 async fn the_counts_are_those_of_a_scan_after_every_transition() {
     let database = Database::create().await;
-    let client = database.client().await;
+    let (client, owner) = (database.client().await, database.owner().await);
     let runner = fixture::runner(&client, "bench").await;
     let check = async |expected: [i64; 7]| {
         let counts = overview(&client).await.unwrap().rows;
@@ -64,7 +64,7 @@ async fn the_counts_are_those_of_a_scan_after_every_transition() {
     release(&client, &runner.authenticated, failing.run_id, &request).await.unwrap();
     check([2, 1, 0, 0, 1, 0, 0]).await;
     let lapsed = fixture::claim_next(&client, &runner).await;
-    client.batch_execute("UPDATE run_queue SET max_attempts = 0 WHERE status = 'CLAIMED'").await.unwrap();
+    owner.batch_execute("UPDATE run_queue SET max_attempts = 0 WHERE status = 'CLAIMED'").await.unwrap();
     fixture::expire_lease(&client, &lapsed).await;
     // Adds the counts up, too.
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
@@ -76,16 +76,16 @@ async fn the_counts_are_those_of_a_scan_after_every_transition() {
     client.batch_execute("UPDATE run_queue SET retry_after = now() WHERE status = 'PENDING'").await.unwrap();
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     assert_eq!(overview(&client).await.unwrap().rows, scanned(&client).await);
-    client.batch_execute("UPDATE run_queue SET lane_id = 0").await.unwrap();
+    owner.batch_execute("UPDATE run_queue SET lane_id = 0").await.unwrap();
     assert_eq!(overview(&client).await.unwrap().rows, scanned(&client).await);
-    client
+    owner
         .batch_execute("DELETE FROM queue_jobs; DELETE FROM run_queue WHERE status = 'PENDING'")
         .await
         .unwrap();
     assert_eq!(overview(&client).await.unwrap().rows, scanned(&client).await);
     let left = "SELECT count(*) FROM (SELECT lane_id, state FROM run_queue_counts GROUP BY 1, 2 HAVING sum(rows) < 0) n";
     assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
-    client.batch_execute("TRUNCATE run_queue CASCADE").await.unwrap();
+    owner.batch_execute("TRUNCATE run_queue CASCADE").await.unwrap();
     check([0; 7]).await;
 }
 
@@ -132,7 +132,7 @@ async fn depth_claims_runners_and_what_nobody_can_take() {
     late["priority"] = json!(500);
     let late = fixture::enqueue_run(&client, &late).await.run_id;
     let age = "UPDATE run_queue SET created_at = now() - interval '1 hour' WHERE run_id = $1";
-    client.execute(age, &[&late]).await.unwrap();
+    database.owner().await.execute(age, &[&late]).await.unwrap();
     fixture::split_run(&client).await;
     let job = fixture::claim_next(&client, &runner).await;
     let started =

@@ -118,7 +118,7 @@ async fn concurrent_heartbeats_and_reapers_agree_on_the_claim() {
     let database = Database::create().await;
     let (client, reaping) = (database.client().await, database.client().await);
     let (runner, mut job) = fixture::runner_with_job(&client).await;
-    client.execute("UPDATE run_queue SET max_attempts = 100", &[]).await.unwrap();
+    database.owner().await.execute("UPDATE run_queue SET max_attempts = 100", &[]).await.unwrap();
     for _ in 0..30 {
         fixture::expire_lease(&client, &job).await;
         let request = HeartbeatRequest { claim_id: job.claim_id, progress: None };
@@ -254,7 +254,8 @@ async fn runners_without_heartbeats_become_dead_and_old_proofs_are_deleted() {
     let client = database.client().await;
     fixture::runner(&client, "silent").await;
     fixture::runner(&client, "alive").await;
-    client
+    let owner = database.owner().await;
+    owner
         .batch_execute(
             "UPDATE runners SET last_heartbeat = now() - interval '16 min' WHERE runner_id = 'silent';
              UPDATE spent_proofs SET forget_at = now() - interval '1 s'
@@ -290,7 +291,8 @@ async fn the_queue_metrics_count_rows_that_no_runner_can_serve() {
 
     let runner = fixture::runner(&client, "bench").await;
     assert_eq!(queue_counts().await, (2, 0, 1));
-    client.execute("UPDATE run_queue SET created_at = now() - interval '90 s'", &[]).await.unwrap();
+    let owner = database.owner().await;
+    owner.execute("UPDATE run_queue SET created_at = now() - interval '90 s'", &[]).await.unwrap();
     let age = reap(&client).await.queue.oldest_eligible_age_s;
     assert!((90.0..120.0).contains(&age), "{age}");
     fixture::claim_next(&client, &runner).await;
@@ -333,7 +335,8 @@ async fn a_row_that_bypassed_the_triggers_is_claimed_after_an_hour_at_most() {
     };
     let advance = "SELECT queue_advance_claim_cursor(vram_gb, quantization_ids) FROM claim_cursors";
     client.query(advance, &[]).await.unwrap();
-    client
+    let owner = database.owner().await;
+    owner
         .batch_execute(
             "SET session_replication_role = replica;
              INSERT INTO run_queue (run_id, prompt_id) SELECT run_id, prompt_id FROM run_queue;

@@ -87,7 +87,7 @@ async fn an_accepted_result_completes_the_row_and_is_stored_with_its_metrics() {
                       JOIN system_software USING (system_software_id)
                       JOIN gpu_hardware USING (gpu_hardware_id)
                       JOIN system_gpu_link USING (system_hardware_id, gpu_hardware_id)";
-    let hardware = client.query_one(hardware, &[]).await.unwrap();
+    let hardware = database.owner().await.query_one(hardware, &[]).await.unwrap();
     assert_eq!(hardware.get::<_, Uuid>("run_id"), job.run_id);
     assert_eq!(
         (hardware.get::<_, i32>("peak_vram_mb"), hardware.get::<_, f64>("power_limit_w")),
@@ -312,8 +312,9 @@ async fn concurrent_submits_store_one_row_per_machine() {
         });
     }
     submits.join_all().await;
+    let owner = database.owner().await;
     for table in ["system_hardware", "system_software", "gpu_hardware", "system_gpu_link"] {
-        assert_eq!(count(&client, table).await, 1, "{table}");
+        assert_eq!(count(&owner, table).await, 1, "{table}");
     }
     assert_eq!(count(&client, "run_hardware_metrics").await, 6);
 }
@@ -415,7 +416,7 @@ async fn a_result_of_a_row_without_a_job_is_stored_without_model_metrics() {
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     fixture::enqueue_run(&client, &fixture::run()).await;
-    client.batch_execute("DELETE FROM queue_jobs").await.unwrap();
+    database.owner().await.batch_execute("DELETE FROM queue_jobs").await.unwrap();
     let job = fixture::claim_next(&client, &runner).await;
     let accepted = fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     assert_eq!(accepted.metrics.get(), "[]");

@@ -85,7 +85,8 @@ async fn revoking_returns_a_claimed_row_without_a_claim_id() {
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
     fixture::enqueue_run(&client, &fixture::run()).await;
-    client
+    let owner = database.owner().await;
+    owner
         .batch_execute(
             "ALTER TABLE run_queue DROP CONSTRAINT run_queue_live_has_a_claim;
              UPDATE run_queue SET status = 'CLAIMED', claimed_by = 'bench', claimed_at = now();

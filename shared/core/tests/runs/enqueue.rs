@@ -126,16 +126,17 @@ async fn every_unknown_name_is_reported_and_nothing_is_written() {
 async fn a_model_without_quantization_or_parameter_count_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
+    let owner = database.owner().await;
     let model_id = Uuid::new_v4();
-    client.execute("INSERT INTO models (model_id, name) VALUES ($1, 'x')", &[&model_id]).await.unwrap();
+    owner.execute("INSERT INTO models (model_id, name) VALUES ($1, 'x')", &[&model_id]).await.unwrap();
     let mut run = fixture::run();
     run["models"] = json!([{ "id": "m", "model_id": model_id }]);
     assert_eq!(enqueue_errors(&client, &run).await[0].0, "/models/0");
     for half in ["active_parameter_count_b = 9", "quantization_id = 10, active_parameter_count_b = NULL"] {
-        client.execute(&format!("UPDATE models SET {half}"), &[]).await.unwrap();
+        owner.execute(&format!("UPDATE models SET {half}"), &[]).await.unwrap();
         assert_eq!(enqueue_errors(&client, &run).await[0].0, "/models/0", "{half}");
     }
-    client.execute("UPDATE models SET active_parameter_count_b = 9", &[]).await.unwrap();
+    owner.execute("UPDATE models SET active_parameter_count_b = 9", &[]).await.unwrap();
     let row = &fixture::enqueue_run(&client, &run).await.rows[0];
     assert_eq!((row.required_vram_gb, row.quantizations.clone()), (6, vec!["q4_k_m".to_owned()]));
 }
@@ -209,7 +210,8 @@ async fn models_and_creators_get_the_harnesss_ids() {
         ("sizeless", "c21bb957-caf5-5a62-b4a0-fbb9e7523f6a", true),
     ];
     assert_eq!(ids, expected.map(|(name, id, provisional)| (name.to_owned(), id.to_owned(), provisional)));
-    let creator = client.query_one("SELECT creator_id, name, provisional FROM creators", &[]).await.unwrap();
+    let creator = "SELECT creator_id, name, provisional FROM creators";
+    let creator = database.owner().await.query_one(creator, &[]).await.unwrap();
     assert_eq!(creator.get::<_, Uuid>("creator_id").to_string(), "d4435d62-f824-50fb-ae0b-cee970b6a435");
     assert_eq!((creator.get("name"), creator.get("provisional")), ("qwen", false));
 }

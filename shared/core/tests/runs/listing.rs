@@ -77,7 +77,7 @@ async fn each_filter_keeps_what_it_says() {
     reap(&client, TERMS, Duration::from_secs(5)).await.unwrap();
     let old = fixture::enqueue_run(&client, &fixture::run()).await.run_id;
     let age = "UPDATE run_queue SET created_at = now() - interval '2 days' WHERE run_id = $1";
-    client.execute(age, &[&old]).await.unwrap();
+    database.owner().await.execute(age, &[&old]).await.unwrap();
 
     let model_id = client.query_one("SELECT model_id::text FROM models WHERE name = 'o'", &[]).await.unwrap();
     let filter = |set: &dyn Fn(&mut Filter)| {

@@ -12,6 +12,7 @@
 mod account;
 mod binaries;
 mod cluster;
+mod functions_role;
 mod shared;
 mod temporary;
 
@@ -19,6 +20,7 @@ use account::Account;
 pub use binaries::Binaries;
 pub use cluster::Cluster;
 pub(crate) use cluster::write_private;
+pub use functions_role::functions_url;
 pub use shared::{shared_test_cluster, stop_shared_test_cluster};
 pub(crate) use temporary::{TemporaryDatabase, connect};
 

@@ -176,25 +176,25 @@ const PLANTS: [(&str, Plant); 34] = [
     ),
 ];
 
-async fn verdict(client: &Client, story: &Story, sound: &Sound) -> Verdict {
-    check(client, story, &sound.jwks, LEASE_TTL_S).await.unwrap()
+async fn verdict(owner: &Client, story: &Story, sound: &Sound) -> Verdict {
+    check(owner, story, &sound.jwks, LEASE_TTL_S).await.unwrap()
 }
 
-/// As the owner of the tables: no trigger, no foreign key.
-async fn plant(client: &Client, sql: &str) {
+/// As only the owner of the tables can: no trigger, no foreign key.
+async fn plant(owner: &Client, sql: &str) {
     let drop_checks = "DO $$ DECLARE c record; BEGIN \
              FOR c IN SELECT conrelid::regclass AS t, conname FROM pg_constraint \
                        WHERE contype = 'c' AND conrelid::regclass::text IN ('run_queue', 'submissions') LOOP \
                  EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', c.t, c.conname); \
              END LOOP; END $$";
     let script = format!("{drop_checks}; SET session_replication_role = replica; {sql}");
-    client.batch_execute(&script).await.unwrap_or_else(|error| panic!("{sql}: {:?}", error.as_db_error()));
+    owner.batch_execute(&script).await.unwrap_or_else(|error| panic!("{sql}: {:?}", error.as_db_error()));
 }
 
 #[tokio::test]
 async fn a_sound_story_has_no_violation() {
     let sound = Sound::tell().await;
-    let verdict = verdict(&sound.client, &sound.story, &sound).await;
+    let verdict = verdict(&sound.owner, &sound.story, &sound).await;
     assert_eq!(verdict.violations().collect::<Vec<_>>(), []);
     assert!(verdict.checked.iter().all(|checked| checked.of > 0 || checked.invariant.contains("forged")));
 }
@@ -208,7 +208,7 @@ async fn each_planted_violation_is_found() {
         let mut story = sound.story.clone();
         let what = match planted {
             Sql(sql) => {
-                plant(&sound.client, sql).await;
+                plant(&sound.owner, sql).await;
                 sql
             }
             Log(change) => {
@@ -216,7 +216,7 @@ async fn each_planted_violation_is_found() {
                 "a change of the log"
             }
         };
-        let verdict = verdict(&sound.client, &story, &sound).await;
+        let verdict = verdict(&sound.owner, &story, &sound).await;
         let found: BTreeSet<_> = verdict.violations().map(|(invariant, _)| invariant).collect();
         assert!(found.contains(invariant), "{what} breaks {found:?} and not {invariant:?}");
         broken.insert(invariant);
@@ -231,8 +231,8 @@ async fn each_planted_violation_is_found() {
 #[tokio::test]
 async fn a_broken_chain_is_found() {
     let sound = Sound::tell().await;
-    plant(&sound.client, "UPDATE audit_log SET detail = '{\"x\": 1}' WHERE chain_position = 2").await;
-    let verdict = verdict(&sound.client, &sound.story, &sound).await;
+    plant(&sound.owner, "UPDATE audit_log SET detail = '{\"x\": 1}' WHERE chain_position = 2").await;
+    let verdict = verdict(&sound.owner, &sound.story, &sound).await;
     let found: Vec<_> = verdict.violations().collect();
     assert!(found.iter().any(|(invariant, _)| invariant.contains("chain")), "{found:?}");
 }

@@ -18,7 +18,9 @@ pub(crate) const LEASE_TTL_S: u32 = 4;
 const SECOND: i64 = 1_000_000;
 
 pub(crate) struct Sound {
-    pub(crate) client: Client,
+    client: Client,
+    /// The schema's owner, as which the storm checks.
+    pub(crate) owner: Client,
     pub(crate) story: Story,
     pub(crate) jwks: Value,
     _database: Database,
@@ -34,10 +36,15 @@ impl Sound {
     /// returned by a revocation, completed; one that fails with its attempts spent; one cancelled.
     pub(crate) async fn tell() -> Self {
         let database = Database::create().await;
-        let client = database.client().await;
+        let (client, owner) = (database.client().await, database.owner().await);
         let keys: Vec<Value> = fixture::service_keys().public_keys().map(|key| json!(key)).collect();
-        let mut sound =
-            Self { client, story: Story::default(), jwks: json!({ "keys": keys }), _database: database };
+        let mut sound = Self {
+            client,
+            owner,
+            story: Story::default(),
+            jwks: json!({ "keys": keys }),
+            _database: database,
+        };
         let (ann, bob) = (sound.runner("ann").await, sound.runner("bob").await);
 
         sound.enqueue(5).await;

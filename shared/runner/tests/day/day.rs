@@ -50,7 +50,7 @@ impl Day {
         let mut proxy = Proxy::bind(0, changes).await.unwrap();
         let options = Options {
             port: 0,
-            database_url: Some(database.url().to_owned()),
+            database_url: Some(database.owner_url().to_owned()),
             lease_ttl_s: 3,
             reap_every: Duration::from_secs(24 * 3600),
             public_url: Some(proxy.url.clone()),

@@ -16,7 +16,7 @@ const OFF: [(&str, &str); 3] = [
 
 async fn change(target: &Target, machine: &Machine, change: &str) {
     let sql = format!("UPDATE allowlist SET {change} WHERE key_id = $1 AND revoked_at IS NULL");
-    assert_eq!(target.client().await.execute(&sql, &[&machine.key_id()]).await.unwrap(), 1);
+    assert_eq!(target.database.owner().await.execute(&sql, &[&machine.key_id()]).await.unwrap(), 1);
 }
 
 /// All of an answer that a caller sees and that may not tell the cases apart.
@@ -71,7 +71,7 @@ fn bad_envelope() -> Value {
 
 /// A fingerprint of every row of every table.
 async fn everything(target: &Target) -> Vec<(String, String)> {
-    let client = target.client().await;
+    let client = target.database.owner().await;
     let tables = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1";
     let mut found = Vec::new();
     for row in client.query(tables, &[]).await.unwrap() {
@@ -143,8 +143,8 @@ async fn a_flood_of_registrations_with_unknown_keys_fills_the_audit_log() {
         assert_eq!(target.count(nothing).await, 0, "{nothing}");
     }
     // An hour later there is room again.
-    let client = target.client().await;
-    client
+    let owner = target.database.owner().await;
+    owner
         .batch_execute(
             "ALTER TABLE audit_log DISABLE TRIGGER USER; \
              UPDATE audit_log SET at = at - interval '61 min'; \

@@ -10,6 +10,7 @@ mod allowlist;
 mod bodies;
 mod injection;
 mod keys;
+mod measurements;
 mod other_runners;
 mod proofs;
 mod request;

@@ -45,13 +45,18 @@ pub(crate) async fn target() -> Arc<Target> {
 impl Target {
     /// A stack of a test's own.
     pub(crate) async fn start() -> Self {
+        let options = Options { port: 0, instances: INSTANCES, ..Options::default() };
+        Self::start_with(options).await
+    }
+
+    /// A stack of release builds, with one process of each function.
+    pub(crate) async fn start_release() -> Self {
+        Self::start_with(Options { port: 0, release: true, ..Options::default() }).await
+    }
+
+    async fn start_with(options: Options) -> Self {
         let database = Database::create().await;
-        let options = Options {
-            port: 0,
-            database_url: Some(database.url().to_owned()),
-            instances: INSTANCES,
-            ..Options::default()
-        };
+        let options = Options { database_url: Some(database.owner_url().to_owned()), ..options };
         // Its tasks must outlive the test that started it, and with that test's runtime they would end.
         let runtime = Runtime::new().unwrap();
         let stack = runtime.spawn(async move { Stack::start(&options).await }).await.unwrap().unwrap();
@@ -115,7 +120,7 @@ impl Target {
         let leave_none = "UPDATE run_queue SET status = 'CANCELLED', completed_at = now(), \
                           lease_expires_at = NULL, retry_after = NULL \
                           WHERE status IN ('PENDING', 'CLAIMED', 'IN_PROGRESS')";
-        self.client().await.execute(leave_none, &[]).await.unwrap();
+        self.database.owner().await.execute(leave_none, &[]).await.unwrap();
         guard
     }
 

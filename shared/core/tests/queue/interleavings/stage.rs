@@ -38,7 +38,7 @@ struct Actor {
 /// A database with gates and the actors on it.
 pub(crate) struct Stage {
     pub(crate) database: Database,
-    /// Passes every gate.
+    /// The owner's, for what no operation does. Passes every gate.
     pub(crate) client: Client,
     controller: Client,
     /// Lets an actor pass a gate.
@@ -52,7 +52,7 @@ impl Stage {
     /// An empty database with gates, and so many actors.
     pub(crate) async fn new(actors: usize, gates: &[(&str, &str)]) -> Self {
         let database = Database::create().await;
-        let (client, controller) = (database.client().await, database.client().await);
+        let (client, controller) = (database.owner().await, database.client().await);
         client.batch_execute(include_str!("gates.sql")).await.unwrap();
         for (function, before) in gates {
             let put = "SELECT put_gate($1::text::regproc, $2)";
