@@ -1,8 +1,8 @@
 //! Runners that are killed, with their harness or without, and at every step.
 
 use bakeoff_local::sandbox::proxy::{Fault, Operation};
+use bakeoff_runner::work::processes;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::day::Day;
 
@@ -79,10 +79,25 @@ async fn a_job_that_takes_its_machine_down_is_reported_after_three_starts() {
 
 fn power_cut(day: &Day, runner: &mut crate::day::Runner) {
     runner.kill();
-    for job in std::fs::read_dir(day.folder.join("work/jobs")).unwrap() {
-        let claim_id: Uuid = job.unwrap().file_name().to_str().unwrap().parse().unwrap();
-        bakeoff_runner::work::processes::kill_all(claim_id);
+    for claim_id in day.harnesses.claims() {
+        processes::kill_all(claim_id);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_that_fails_leaves_no_harness_running() {
+    let day = Day::begin("failing-test").await;
+    let run_id = day.enqueue(json!({ "do": "ignore_sigint" })).await;
+    let runner = day.runner(&[]);
+    day.until_started(run_id).await;
+    let (claims, folder) = (day.harnesses.claims(), day.folder.clone());
+    assert!(!day.children().is_empty());
+    // As a panic drops them: the last one first.
+    drop(runner);
+    assert!(!day.children().is_empty());
+    drop(day);
+    assert_eq!(claims.into_iter().flat_map(processes::of_claim).count(), 0);
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// When a runner is killed.

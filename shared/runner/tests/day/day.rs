@@ -19,6 +19,8 @@ use time::OffsetDateTime;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use crate::leftovers::Harnesses;
+
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,6 +32,7 @@ pub(crate) struct Day {
     pub(crate) folder: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) key_id: String,
+    pub(crate) harnesses: Harnesses,
     _database: Database,
     runners: AtomicU32,
 }
@@ -60,6 +63,7 @@ impl Day {
         proxy.serve(&stack.url);
         let admin = Api::new(&stack.url);
         let key = folder.join("runner.pem");
+        let harnesses = Harnesses { work: folder.join("work") };
         let public_key = RunnerKey::create(&key).unwrap().public_base64();
         let db = database.client().await;
         let mut day = Self {
@@ -70,6 +74,7 @@ impl Day {
             folder,
             key,
             key_id: String::new(),
+            harnesses,
             _database: database,
             runners: AtomicU32::new(0),
         };
@@ -125,7 +130,7 @@ impl Day {
             .args(["--api", &self.proxy.url, "--key"])
             .arg(&self.key)
             .arg("--work")
-            .arg(self.folder.join("work"))
+            .arg(&self.harnesses.work)
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(out.try_clone().unwrap())
@@ -196,9 +201,9 @@ impl Day {
 
     /// The processes of the harness that live, by whatever claim: those of this day only.
     pub(crate) fn children(&self) -> Vec<String> {
-        let jobs = std::fs::read_dir(self.folder.join("work/jobs")).into_iter().flatten();
-        let claims = jobs.filter_map(|job| job.ok()?.file_name().to_str()?.parse::<Uuid>().ok());
+        let claims = self.harnesses.claims();
         claims
+            .into_iter()
             .flat_map(bakeoff_runner::work::processes::of_claim)
             .map(|pid| {
                 format!(

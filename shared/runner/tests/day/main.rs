@@ -6,5 +6,6 @@
 mod commands;
 mod crash;
 mod day;
+mod leftovers;
 mod network;
 mod stopping;

@@ -25,8 +25,8 @@ async fn a_result_outlives_a_network_that_is_gone_for_longer_than_the_lease() {
     day.proxy.direct(|_| Fault::None);
     runner.ended_well().await;
     assert_eq!(day.row(run_id).await.0, "COMPLETE");
-    let late: bool = day.db.query_one("SELECT late FROM submissions", &[]).await.unwrap().get(0);
-    assert!(late);
+    let stored = day.db.query_one("SELECT late, bound FROM submissions", &[]).await.unwrap();
+    assert_eq!((stored.get(0), stored.get(1)), (true, true));
     day.end().await;
 }
 
