@@ -5,9 +5,24 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+/// Printed below the program's own `--help`.
+const FIRST_DAY: &str = "\
+A machine's first day:
+  bakeoff-runner key new
+      prints the public key, which an admin allows
+  bakeoff-runner work --api URL --harness DIR --machine FILE
+      works until Ctrl-C; with --dry-run it only shows what it would do
+
+Exit status: 0 after its work, 1 on an error, 2 for a wrong command line, 3 if the key is not allowed.";
+
+/// Printed below `enqueue --help`.
+const CREDENTIALS: &str = "\
+The request is signed with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_REGION.
+The run's id is printed on standard output.";
+
 /// Runs benchmark jobs of a bakeoff queue on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "bakeoff-runner", version, max_term_width = 100)]
+#[command(name = "bakeoff-runner", version, max_term_width = 100, after_help = FIRST_DAY)]
 pub struct CommandLine {
     /// What to do.
     #[command(subcommand)]
@@ -23,21 +38,22 @@ pub enum Command {
     /// Claim jobs, run them, and submit their signed results.
     Work(Box<WorkOptions>),
     /// Put a run into the queue (for admins: signs with AWS credentials).
+    #[command(after_help = CREDENTIALS)]
     Enqueue(Box<EnqueueOptions>),
 }
 
 /// `key …`
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Make a key and print its public half, which an admin allows.
+    /// Make a private key and print its public half, which an admin allows.
     New {
         /// Where to write it [default: ~/.config/bakeoff/runner.pem].
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Print the public half.
+    /// Print the public half of the key.
     Show {
-        /// The key [default: ~/.config/bakeoff/runner.pem].
+        /// The private key [default: ~/.config/bakeoff/runner.pem].
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
@@ -49,16 +65,17 @@ pub struct WorkOptions {
     /// The queue's address, such as `https://queue.example.org`.
     #[arg(long, value_name = "URL")]
     pub api: String,
-    /// The harness's checkout; its `.venv` is used if there is one.
+    /// The harness's checkout, whose `.venv` is used if there is one. Needed unless --exec says what to run.
     #[arg(long, value_name = "DIR", required_unless_present = "exec")]
     pub harness: Option<PathBuf>,
-    /// Run this instead of the harness. `{config}` is the job's config, `{result}` where to write the result.
+    /// Run this program instead of the harness. `{config}` becomes the file of the job's config, `{result}` the file to
+    /// write the result to.
     #[arg(long, value_name = "CMD")]
     pub exec: Option<String>,
     /// The Python that runs the harness [default: DIR/.venv/bin/python, else python3].
     #[arg(long, value_name = "PROGRAM", conflicts_with = "exec")]
     pub python: Option<PathBuf>,
-    /// The key [default: ~/.config/bakeoff/runner.pem].
+    /// The private key [default: ~/.config/bakeoff/runner.pem].
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// The name to register under [default: the key's thumbprint].
@@ -82,13 +99,13 @@ pub struct WorkOptions {
     /// Do one job and stop; stop at once if there is none.
     #[arg(long)]
     pub once: bool,
-    /// Take no more jobs after N of them, or after a time such as 90m or 8h.
-    #[arg(long, value_name = "N", value_parser = drain)]
+    /// Take no more jobs after this many, or after a time such as 90m or 8h.
+    #[arg(long, value_name = "N|TIME", value_parser = drain)]
     pub drain_after: Option<Drain>,
     /// Seconds that a stopped harness has to clean up.
     #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
     pub grace: Duration,
-    /// Say what would be asked for, and claim nothing.
+    /// Show what would be registered and run, and send nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Report as JSON lines on standard output.
@@ -135,10 +152,10 @@ pub struct EnqueueOptions {
     /// The run's id: with one of your own the command may be repeated after a lost answer.
     #[arg(long, value_name = "UUID")]
     pub run_id: Option<uuid::Uuid>,
-    /// Lower comes first.
+    /// The run's place in the queue: a lower number comes first [default: 100].
     #[arg(long, value_name = "N")]
     pub priority: Option<i32>,
-    /// How often a failed attempt is tried again.
+    /// How often a failed attempt is tried again [default: 5].
     #[arg(long, value_name = "N")]
     pub max_attempts: Option<i32>,
     /// A label that the runner must have, or `runner_id=ID`; may be repeated.
