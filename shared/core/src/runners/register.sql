@@ -23,7 +23,14 @@ WITH fresh AS (
            description = coalesce(excluded.description, r.description),
            vram_gb = excluded.vram_gb, quantizations = excluded.quantizations, labels = excluded.labels,
            status = 'ACTIVE', started_at = now(), last_heartbeat = now(),
-           failures_in_a_row = 0, claims_paused_until = NULL
+           -- A token's renewal and a restart look the same and end no pause (release.sql). What the runner offers
+           -- has to change: then its failures say little about the jobs that it will get.
+           failures_in_a_row = CASE WHEN (r.vram_gb, r.quantizations, r.labels) IS NOT DISTINCT FROM
+                                         (excluded.vram_gb, excluded.quantizations, excluded.labels)
+                                    THEN r.failures_in_a_row ELSE 0 END,
+           claims_paused_until = CASE WHEN (r.vram_gb, r.quantizations, r.labels) IS NOT DISTINCT FROM
+                                           (excluded.vram_gb, excluded.quantizations, excluded.labels)
+                                      THEN r.claims_paused_until END
      -- A runner_id belongs to the first key that registered it.
      WHERE r.public_key = excluded.public_key
     RETURNING 1

@@ -82,7 +82,7 @@ async fn a_pause_is_explained_and_counted() {
 }
 
 #[tokio::test]
-async fn an_accepted_result_or_a_registration_ends_the_row_of_failures() {
+async fn an_accepted_result_ends_the_row_of_failures() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
@@ -95,9 +95,42 @@ async fn an_accepted_result_or_a_registration_ends_the_row_of_failures() {
 
     fail_jobs(&client, &runner, 1).await;
     assert!(pause(&client, &runner).await.is_some());
-    let registration = runner.machine.registration();
+}
+
+#[tokio::test]
+async fn a_renewed_token_or_a_restart_ends_no_pause() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let runner = fixture::runner(&client, "bench").await;
+    fail_jobs(&client, &runner, 5).await;
+    let before = pause(&client, &runner).await.unwrap();
+    let mut registration = runner.machine.registration();
+    // A restart has another process and may be of another version.
+    registration["process_id"] = json!(4711);
+    registration["description"] = json!("bakeoff-runner 0.2.0");
     let runner = runner.machine.register(&client, &registration).await;
-    assert_eq!(pause(&client, &runner).await, None);
+    assert!(pause(&client, &runner).await.unwrap() + 5 >= before);
+    let explanation = explain(&client, &runner.authenticated, &ClaimRequest::default()).await.unwrap();
+    assert_eq!(explanation.failures_in_a_row, 5);
+}
+
+#[tokio::test]
+async fn a_registration_that_offers_something_else_ends_the_pause() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let mut runner = fixture::runner(&client, "bench").await;
+    for capabilities in [
+        json!({ "vram_gb": 16, "quantizations": ["q4_k_m", "q8_0"] }),
+        json!({ "vram_gb": 16, "quantizations": ["q4_k_m"] }),
+        json!({ "vram_gb": 16, "quantizations": ["q4_k_m"], "labels": { "driver": "560" } }),
+    ] {
+        fail_jobs(&client, &runner, 5).await;
+        assert!(pause(&client, &runner).await.is_some());
+        let mut registration = runner.machine.registration();
+        registration["capabilities"] = capabilities;
+        runner = runner.machine.register(&client, &registration).await;
+        assert_eq!(pause(&client, &runner).await, None);
+    }
 }
 
 #[tokio::test]
