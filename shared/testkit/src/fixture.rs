@@ -5,6 +5,7 @@
 
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
 use bakeoff_core::queue::lease::LeaseTerms;
+use bakeoff_core::queue::reap::reap;
 use bakeoff_core::results::canonical_json::CanonicalForm;
 use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit, verify_envelope};
 use bakeoff_core::runners::allowlist::{self, NewEntry};
@@ -21,7 +22,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 /// The service's public URL, the issuer and audience of its tokens.
@@ -187,6 +188,13 @@ pub async fn undemanding_run(client: &Client) -> Enqueued {
     Enqueued { run_id: row.get("run_id"), rows: vec![inserted] }
 }
 
+/// Returns the body of an enqueue request whose job may fail this often before its last attempt.
+pub fn run_with_attempts(max_attempts: i32) -> Value {
+    let mut run = run();
+    run["max_attempts"] = json!(max_attempts);
+    run
+}
+
 /// Returns a model of a run. It needs ⌈billions × the quantization's multiplier × 1.15⌉ GB.
 pub fn model(id: &str, quantization: &str, billions: f64) -> Value {
     json!({ "id": id, "descriptor": {
@@ -224,10 +232,24 @@ pub async fn claim_next(client: &Client, runner: &Runner) -> Job {
 
 /// Creates a runner and one run, and claims its job for the runner.
 pub async fn runner_with_job(client: &Client) -> (Runner, Job) {
+    runner_with_job_of(client, &run()).await
+}
+
+/// Creates a runner, enqueues this run, and claims its job for the runner.
+pub async fn runner_with_job_of(client: &Client, run: &Value) -> (Runner, Job) {
     let runner = runner(client, "bench").await;
-    enqueue_run(client, &run()).await;
+    enqueue_run(client, run).await;
     let job = claim_next(client, &runner).await;
     (runner, job)
+}
+
+/// Returns the job's row of the queue.
+///
+/// # Panics
+/// If there is none.
+pub async fn queue_row(client: &Client, job: &Job) -> Row {
+    let row = "SELECT * FROM run_queue WHERE queue_id = $1";
+    client.query_one(row, &[&job.queue_id]).await.expect("the job's row")
 }
 
 /// Enqueues a run with three rows, one per prompt.
@@ -250,6 +272,13 @@ pub async fn expire_lease(client: &Client, job: &Job) {
     let lapse = "UPDATE run_queue SET lease_expires_at = now() - interval '1 s' WHERE claim_id = $1";
     let rows = client.execute(lapse, &[&job.claim_id]).await.expect("the lease is moved");
     assert_eq!(rows, 1, "the claim is live");
+}
+
+/// Lets the claim's lease run out, and has the reaper end the claim.
+pub async fn lapse_and_reap(client: &Client, job: &Job) {
+    expire_lease(client, job).await;
+    let reaped = reap(client, TERMS, std::time::Duration::from_secs(20)).await.expect("the reaper runs");
+    assert_eq!(reaped.returned + reaped.failed, 1, "the reaper ended the claim");
 }
 
 /// Returns a result of the job in the harness's form: its own models and prompts, two tasks, and a score of 1

@@ -1,7 +1,7 @@
 //! Tests of the reaper: which claims it ends, its concurrency, and its measurements.
 
 use bakeoff_core::Error;
-use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
+use bakeoff_core::queue::claim::{ClaimRequest, claim};
 use bakeoff_core::queue::heartbeat::{HeartbeatRequest, heartbeat};
 use bakeoff_core::queue::lease::LeaseTerms;
 use bakeoff_core::queue::reap::{self, Reaped};
@@ -9,15 +9,11 @@ use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture::{self, TERMS};
 use serde_json::json;
 use std::time::Duration;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 async fn reap(client: &Client) -> Reaped {
     reap::reap(client, TERMS, Duration::from_secs(20)).await.unwrap()
-}
-
-async fn row(client: &Client, job: &Job) -> Row {
-    client.query_one("SELECT * FROM run_queue WHERE queue_id = $1", &[&job.queue_id]).await.unwrap()
 }
 
 #[tokio::test]
@@ -30,7 +26,7 @@ async fn a_lapsed_claim_counts_an_attempt_and_its_row_is_claimable_at_once() {
     fixture::expire_lease(&client, &job).await;
     let reaped = reap(&client).await;
     assert_eq!((reaped.returned, reaped.failed, reaped.finished), (1, 0, true));
-    let row = row(&client, &job).await;
+    let row = fixture::queue_row(&client, &job).await;
     assert_eq!((row.get("status"), row.get("attempt_count"), row.get("priority")), ("PENDING", 1, 100));
     assert_eq!(row.get::<_, &str>("error_detail"), "the lease of bench expired");
     let past = client.query_one("SELECT * FROM past_claims", &[]).await.unwrap();
@@ -47,15 +43,13 @@ async fn a_job_that_crashes_its_runners_ends_failed_after_its_last_attempt() {
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    let mut run = fixture::run();
-    run["max_attempts"] = json!(2);
-    fixture::enqueue_run(&client, &run).await;
+    fixture::enqueue_run(&client, &fixture::run_with_attempts(2)).await;
     let mut ends = Vec::new();
     for _ in 0..3 {
         let job = fixture::claim_next(&client, &runner).await;
         fixture::expire_lease(&client, &job).await;
         let reaped = reap(&client).await;
-        let row = row(&client, &job).await;
+        let row = fixture::queue_row(&client, &job).await;
         ends.push((
             reaped.returned,
             reaped.failed,
@@ -81,7 +75,10 @@ async fn heartbeats_do_not_extend_max_runtime_s() {
     assert_eq!(reap(&client).await.returned, 0);
     client.execute("UPDATE run_queue SET claimed_at = now() - interval '61 min'", &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 1);
-    assert_eq!(row(&client, &job).await.get::<_, &str>("error_detail"), "bench exceeded max_runtime_s");
+    assert_eq!(
+        fixture::queue_row(&client, &job).await.get::<_, &str>("error_detail"),
+        "bench exceeded max_runtime_s"
+    );
 }
 
 /// A reaper that went by the age of a claim would run long benchmarks twice.
@@ -92,7 +89,7 @@ async fn an_old_claim_is_kept_while_its_lease_is_live() {
     let (_, job) = fixture::runner_with_job(&client).await;
     client.execute("UPDATE run_queue SET claimed_at = now() - interval '9 days'", &[]).await.unwrap();
     assert_eq!(reap(&client).await.returned, 0);
-    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
+    assert_eq!(fixture::queue_row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
 }
 
 /// T1 (heartbeat) has locked the row; T2 (reaper) skips it.
@@ -109,7 +106,7 @@ async fn a_concurrent_heartbeat_wins_against_the_reaper() {
     assert_eq!(reap(&client).await.returned, 0);
     transaction.commit().await.unwrap();
     assert_eq!(reap(&client).await.returned, 0);
-    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "IN_PROGRESS");
+    assert_eq!(fixture::queue_row(&client, &job).await.get::<_, &str>("status"), "IN_PROGRESS");
 }
 
 /// T1 (reaper) has locked the row; T2 (heartbeat) waits for T1's commit and then finds its claim ended.

@@ -21,10 +21,11 @@ async fn fail_job(client: &Client, runner: &Runner, job: &Job) -> Result<Release
     release(client, &runner.authenticated, job.run_id, &request).await
 }
 
-async fn row(client: &Client, job: &Job) -> tokio_postgres::Row {
-    let row = "SELECT *, extract(epoch FROM retry_after - updated_at)::integer AS wait_s
-                 FROM run_queue WHERE queue_id = $1";
-    client.query_one(row, &[&job.queue_id]).await.unwrap()
+/// Seconds that the row waits for its retry.
+async fn wait_s(client: &Client, job: &Job) -> Option<i32> {
+    let wait =
+        "SELECT extract(epoch FROM retry_after - updated_at)::integer FROM run_queue WHERE queue_id = $1";
+    client.query_one(wait, &[&job.queue_id]).await.unwrap().get(0)
 }
 
 fn assert_no_claim(row: &tokio_postgres::Row) {
@@ -48,7 +49,7 @@ async fn a_released_job_keeps_its_position_and_counts_no_attempt() {
     let released = release_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", 0));
     assert_eq!((released.queue_id, released.retry_after), (job.queue_id, None));
-    assert_no_claim(&row(&client, &job).await);
+    assert_no_claim(&fixture::queue_row(&client, &job).await);
     let again = fixture::claim_next(&client, &runner).await;
     assert_eq!((again.run_id, again.attempt, again.priority), (first.run_id, 1, 100));
 }
@@ -59,18 +60,17 @@ async fn each_failed_attempt_has_a_longer_back_off_and_a_lower_priority_until_fa
     let database = Database::create().await;
     let client = database.client().await;
     let runner = fixture::runner(&client, "bench").await;
-    let mut run = fixture::run();
-    run["max_attempts"] = json!(3);
-    fixture::enqueue_run(&client, &run).await;
+    fixture::enqueue_run(&client, &fixture::run_with_attempts(3)).await;
 
     for (attempt, priority) in [(1, 105), (2, 115), (3, 130)] {
         let job = fixture::claim_next(&client, &runner).await;
         assert_eq!(job.attempt, attempt);
         let released = fail_job(&client, &runner, &job).await.unwrap();
         assert_eq!((released.status.as_str(), released.attempt_count), ("PENDING", attempt));
-        let row = row(&client, &job).await;
+        let row = fixture::queue_row(&client, &job).await;
         assert_no_claim(&row);
-        assert_eq!((row.get("wait_s"), row.get("priority")), (300 * attempt, priority));
+        assert_eq!(row.get::<_, i32>("priority"), priority);
+        assert_eq!(wait_s(&client, &job).await, Some(300 * attempt));
         assert_eq!(row.get::<_, &str>("error_detail"), "oom: at layer 3");
         assert!(released.retry_after.is_some());
         client.execute("UPDATE run_queue SET retry_after = now()", &[]).await.unwrap();
@@ -79,21 +79,18 @@ async fn each_failed_attempt_has_a_longer_back_off_and_a_lower_priority_until_fa
     let job = fixture::claim_next(&client, &runner).await;
     let released = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 3));
-    let row = row(&client, &job).await;
+    let row = fixture::queue_row(&client, &job).await;
     assert_no_claim(&row);
     assert!(row.get::<_, Option<time::OffsetDateTime>>("completed_at").is_some());
-    assert_eq!((row.get("priority"), row.get::<_, Option<i32>>("wait_s")), (130, None));
+    assert_eq!(row.get::<_, i32>("priority"), 130);
+    assert_eq!(wait_s(&client, &job).await, None);
 }
 
 #[tokio::test]
 async fn with_max_attempts_0_the_first_failure_is_final() {
     let database = Database::create().await;
     let client = database.client().await;
-    let runner = fixture::runner(&client, "bench").await;
-    let mut run = fixture::run();
-    run["max_attempts"] = json!(0);
-    fixture::enqueue_run(&client, &run).await;
-    let job = fixture::claim_next(&client, &runner).await;
+    let (runner, job) = fixture::runner_with_job_of(&client, &fixture::run_with_attempts(0)).await;
     let released = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!((released.status.as_str(), released.attempt_count), ("FAILED", 0));
 }
@@ -102,10 +99,8 @@ async fn with_max_attempts_0_the_first_failure_is_final() {
 async fn a_repeated_release_returns_the_same_and_changes_nothing() {
     let database = Database::create().await;
     let client = database.client().await;
-    let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueue_run(&client, &fixture::run()).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
 
-    let job = fixture::claim_next(&client, &runner).await;
     let first = release_job(&client, &runner, &job).await.unwrap();
     let again = release_job(&client, &runner, &job).await.unwrap();
     assert_eq!(format!("{first:?}"), format!("{again:?}"));
@@ -114,7 +109,7 @@ async fn a_repeated_release_returns_the_same_and_changes_nothing() {
     let first = fail_job(&client, &runner, &job).await.unwrap();
     let again = fail_job(&client, &runner, &job).await.unwrap();
     assert_eq!(format!("{first:?}"), format!("{again:?}"));
-    assert_eq!(row(&client, &job).await.get::<_, i32>("attempt_count"), 1);
+    assert_eq!(fixture::queue_row(&client, &job).await.get::<_, i32>("attempt_count"), 1);
 
     // The claim ended as a failed attempt, so a release without a failure is not a retry of it.
     let refused = release_job(&client, &runner, &job).await;
@@ -139,10 +134,8 @@ async fn a_release_sent_twice_concurrently_succeeds_twice() {
 async fn only_the_holder_of_a_live_claim_may_release_it() {
     let database = Database::create().await;
     let client = database.client().await;
-    let runner = fixture::runner(&client, "bench").await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
-    fixture::enqueue_run(&client, &fixture::run()).await;
-    let job = fixture::claim_next(&client, &runner).await;
     let lost = |answer: Result<Released, Error>| {
         assert!(matches!(answer, Err(Error::ClaimLost)), "{answer:?}");
     };
@@ -150,20 +143,18 @@ async fn only_the_holder_of_a_live_claim_may_release_it() {
     lost(fail_job(&client, &other, &job).await);
     lost(release_job(&client, &runner, &Job { run_id: Uuid::new_v4(), ..job.clone() }).await);
     lost(release_job(&client, &runner, &Job { claim_id: Uuid::new_v4(), ..job.clone() }).await);
-    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
+    assert_eq!(fixture::queue_row(&client, &job).await.get::<_, &str>("status"), "CLAIMED");
 
     fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap();
     lost(fail_job(&client, &runner, &job).await);
-    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "COMPLETE");
+    assert_eq!(fixture::queue_row(&client, &job).await.get::<_, &str>("status"), "COMPLETE");
 }
 
 #[tokio::test]
 async fn a_release_with_a_revoked_key_is_refused() {
     let database = Database::create().await;
     let client = database.client().await;
-    let runner = fixture::runner(&client, "bench").await;
-    fixture::enqueue_run(&client, &fixture::run()).await;
-    let job = fixture::claim_next(&client, &runner).await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
     release_job(&client, &runner, &job).await.unwrap();
     revoke(&client, &fixture::admin(), &runner.machine.key_id(), None).await.unwrap();
     let refused = release_job(&client, &runner, &job).await;

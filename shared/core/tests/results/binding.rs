@@ -2,13 +2,10 @@
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
-use bakeoff_core::queue::lease::LeaseTerms;
-use bakeoff_core::queue::reap::reap;
 use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit, verify_envelope};
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture::{self, Machine, Runner, SERVICE, TERMS};
 use serde_json::{Value, json};
-use std::time::Duration;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -93,15 +90,34 @@ async fn a_claim_keeps_its_nonce_and_the_next_one_has_another() {
     let again = claim(&client, &runner.authenticated, TERMS, &same).await.unwrap().job().unwrap();
     assert_eq!(again.nonce, job.nonce);
 
-    fixture::expire_lease(&client, &job).await;
-    reap(&client, LeaseTerms::default(), Duration::from_secs(60)).await.unwrap();
+    fixture::lapse_and_reap(&client, &job).await;
     let other = fixture::runner(&client, "other").await;
     let next = fixture::claim_next(&client, &other).await;
     assert_eq!(next.queue_id, job.queue_id);
     assert_ne!(next.nonce, job.nonce);
-    // The first runner's result is late, and bound to the claim it was computed under.
+}
+
+#[tokio::test]
+async fn a_late_result_is_bound_to_the_lapsed_claim_that_it_was_computed_under() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let (runner, job) = fixture::runner_with_job(&client).await;
+    fixture::lapse_and_reap(&client, &job).await;
+    let other = fixture::runner(&client, "other").await;
+    let next = fixture::claim_next(&client, &other).await;
+
+    // The claim that holds the row by now binds nothing of the runner before it.
+    let foreign = result_with(&job, json!({ "claim_id": next.claim_id, "nonce": next.nonce }));
+    let refused = submit_on_terms(&client, &runner, &job, &foreign, false).await;
+    assert!(matches!(refused, Err(Error::BindingInvalid(_))), "{refused:?}");
+
     let accepted = submit_on_terms(&client, &runner, &job, &bound_result(&job), true).await.unwrap();
     assert!(accepted.late && accepted.bound);
+    let receipt = fixture::service_keys().verify_receipt(&accepted.receipt).unwrap();
+    assert!(receipt.late && receipt.bound);
+    assert_eq!(receipt.claim_id, job.claim_id);
+    let stored = client.query_one("SELECT late, bound FROM submissions", &[]).await.unwrap();
+    assert_eq!((stored.get(0), stored.get(1)), (true, true));
 }
 
 #[tokio::test]

@@ -1,21 +1,13 @@
 //! Tests of late results: the claim lapsed before the submit.
 
-use super::submit::{count, row};
+use super::submit::count;
 use bakeoff_core::Error;
-use bakeoff_core::queue::claim::Job;
 use bakeoff_core::queue::reap::reap;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture::{self, TERMS};
 use serde_json::json;
 use std::time::Duration;
-use tokio_postgres::Client;
 use uuid::Uuid;
-
-/// Lets the claim's lease expire, and has the reaper end the claim.
-async fn lapse_and_reap(client: &Client, job: &Job) {
-    fixture::expire_lease(client, job).await;
-    reap(client, TERMS, Duration::from_secs(20)).await.unwrap();
-}
 
 #[tokio::test]
 async fn a_result_after_lease_expiry_but_before_the_reaper_is_not_late() {
@@ -31,11 +23,11 @@ async fn a_late_result_completes_a_pending_row() {
     let database = Database::create().await;
     let client = database.client().await;
     let (runner, job) = fixture::runner_with_job(&client).await;
-    lapse_and_reap(&client, &job).await;
+    fixture::lapse_and_reap(&client, &job).await;
     let result = fixture::result(&job);
     let accepted = fixture::submit_result(&client, &runner, &job, &result).await.unwrap();
     assert!(accepted.late && fixture::service_keys().verify_receipt(&accepted.receipt).unwrap().late);
-    let row = row(&client, &job).await;
+    let row = fixture::queue_row(&client, &job).await;
     assert_eq!((row.get("status"), row.get::<_, Uuid>("claim_id")), ("COMPLETE", job.claim_id));
     assert_eq!(count(&client, "past_claims").await, 0);
     let again = fixture::submit_result(&client, &runner, &job, &result).await.unwrap();
@@ -48,7 +40,7 @@ async fn a_late_result_completes_a_row_that_another_runner_holds() {
     let client = database.client().await;
     let (runner, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
-    lapse_and_reap(&client, &job).await;
+    fixture::lapse_and_reap(&client, &job).await;
     let held = fixture::claim_next(&client, &other).await;
     assert_eq!(held.queue_id, job.queue_id);
 
@@ -68,15 +60,11 @@ async fn a_late_result_completes_a_row_that_another_runner_holds() {
 async fn a_late_result_completes_a_failed_row() {
     let database = Database::create().await;
     let client = database.client().await;
-    let runner = fixture::runner(&client, "bench").await;
-    let mut run = fixture::run();
-    run["max_attempts"] = json!(0);
-    fixture::enqueue_run(&client, &run).await;
-    let job = fixture::claim_next(&client, &runner).await;
-    lapse_and_reap(&client, &job).await;
-    assert_eq!(row(&client, &job).await.get::<_, &str>("status"), "FAILED");
+    let (runner, job) = fixture::runner_with_job_of(&client, &fixture::run_with_attempts(0)).await;
+    fixture::lapse_and_reap(&client, &job).await;
+    assert_eq!(fixture::queue_row(&client, &job).await.get::<_, &str>("status"), "FAILED");
     assert!(fixture::submit_result(&client, &runner, &job, &fixture::result(&job)).await.unwrap().late);
-    let row = row(&client, &job).await;
+    let row = fixture::queue_row(&client, &job).await;
     assert_eq!((row.get("status"), row.get::<_, Option<&str>>("error_detail")), ("COMPLETE", None));
 }
 
@@ -88,9 +76,9 @@ async fn the_first_of_two_late_results_is_accepted() {
     let client = database.client().await;
     let (runner, job) = fixture::runner_with_job(&client).await;
     let other = fixture::runner(&client, "other").await;
-    lapse_and_reap(&client, &job).await;
+    fixture::lapse_and_reap(&client, &job).await;
     let second = fixture::claim_next(&client, &other).await;
-    lapse_and_reap(&client, &second).await;
+    fixture::lapse_and_reap(&client, &second).await;
     let mut result = fixture::result(&second);
     result["provenance"]["seed"] = json!(2);
     assert!(fixture::submit_result(&client, &other, &second, &result).await.unwrap().late);
@@ -115,6 +103,6 @@ async fn a_submit_concurrent_with_the_reaper_completes_the_row() {
         let accepted = accepted.unwrap();
         let receipt = fixture::service_keys().verify_receipt(&accepted.receipt).unwrap();
         assert_eq!(accepted.late, receipt.late);
-        assert_eq!(row(&one, &job).await.get::<_, &str>("status"), "COMPLETE");
+        assert_eq!(fixture::queue_row(&one, &job).await.get::<_, &str>("status"), "COMPLETE");
     }
 }

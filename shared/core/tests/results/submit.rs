@@ -10,7 +10,7 @@ use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture::{self, Machine, Runner, SERVICE};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 async fn send(client: &Client, runner: &Runner, job: &Job, envelope: &RawValue) -> Result<Accepted, Error> {
@@ -18,10 +18,6 @@ async fn send(client: &Client, runner: &Runner, job: &Job, envelope: &RawValue) 
     let keys = fixture::service_keys();
     let terms = SubmitTerms { keys: &keys, service: SERVICE, require_bound: false };
     submit(client, terms, &runner.authenticated, job.run_id, job.claim_id, &verified).await
-}
-
-pub(crate) async fn row(client: &Client, job: &Job) -> Row {
-    client.query_one("SELECT * FROM run_queue WHERE queue_id = $1", &[&job.queue_id]).await.unwrap()
 }
 
 pub(crate) async fn count(client: &Client, table: &str) -> i64 {
@@ -56,7 +52,7 @@ async fn an_accepted_result_completes_the_row_and_is_stored_with_its_metrics() {
     assert_eq!((receipt.runner_id.as_str(), receipt.iss.as_str()), ("bench", SERVICE));
     assert_eq!((receipt.sha256, receipt.late), (accepted.sha256.clone(), false));
 
-    let row = row(&client, &job).await;
+    let row = fixture::queue_row(&client, &job).await;
     assert_eq!((row.get("status"), row.get("claimed_by")), ("COMPLETE", "bench"));
     assert!(row.get::<_, Option<time::OffsetDateTime>>("completed_at").is_some());
     assert!(row.get::<_, Option<time::OffsetDateTime>>("lease_expires_at").is_none());
