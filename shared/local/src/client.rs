@@ -30,7 +30,10 @@ pub struct Api {
 /// A response, with the method and path of its request.
 pub struct Reply {
     request_line: String,
-    pub(crate) status: StatusCode,
+    /// The status.
+    pub status: StatusCode,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
     /// The JSON body; null if the response has none.
     pub body: Value,
 }
@@ -93,18 +96,31 @@ impl Api {
     /// # Errors
     /// As [`Api::get`].
     pub async fn register(&self, key: &SigningKey, body: &Value) -> Result<Reply> {
+        self.register_with(self.proof(key), body).await
+    }
+
+    /// Registers with this proof.
+    ///
+    /// # Errors
+    /// As [`Api::get`].
+    pub async fn register_with(&self, proof: String, body: &Value) -> Result<Reply> {
         let mut headers = HeaderMap::new();
-        headers.insert("dpop", value(self.proof(key))?);
+        headers.insert("dpop", value(proof)?);
         self.send(Method::POST, REGISTER, headers, bytes(body)?).await
     }
 
     /// Creates a DPoP proof (RFC 9449) of the key for [`REGISTER`].
     pub fn proof(&self, key: &SigningKey) -> String {
+        self.proof_at(key, OffsetDateTime::now_utc())
+    }
+
+    /// Creates a proof with this time in it.
+    pub fn proof_at(&self, key: &SigningKey, issued_at: OffsetDateTime) -> String {
         let header = json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": public_jwk(key)});
         let claims = json!({
             "htm": "POST",
             "htu": format!("{}{REGISTER}", self.base),
-            "iat": OffsetDateTime::now_utc().unix_timestamp(),
+            "iat": issued_at.unix_timestamp(),
             "jti": Uuid::new_v4(),
         });
         jwt(key, &header, &claims)
@@ -119,12 +135,14 @@ impl Api {
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let response = self.client.request(request).await.map_err(failed)?;
         let status = response.status();
+        let retry_after =
+            response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
         let body = match body.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&body).map_err(failed)?,
         };
-        Ok(Reply { request_line, status, body })
+        Ok(Reply { request_line, status, retry_after, body })
     }
 
     fn uri(&self, path: &str) -> Result<Uri> {

@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "day/leftovers.rs"]
+mod leftovers;
+
 use std::path::Path;
 
-use bakeoff_local::sandbox::{SandboxOptions, Verdict, judge};
+use bakeoff_local::sandbox::{PRACTICES, SandboxOptions, Verdict, judge};
 use bakeoff_local::stack::Options;
 use bakeoff_testkit::Database;
+
+use self::leftovers::Harnesses;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_whole_table_holds() {
@@ -31,6 +36,8 @@ async fn the_whole_table_holds() {
         "--grace",
         "2",
     ];
+    // Dropped before the folder is removed, and also when the test fails.
+    let harnesses = Harnesses { work: folder.join("work") };
     let database = Database::create().await;
     let stack =
         Options { port: 0, database_url: Some(database.owner_url().to_owned()), ..Options::default() };
@@ -38,6 +45,7 @@ async fn the_whole_table_holds() {
     let table = judge(&options).await.unwrap();
     let broken: Vec<&Verdict> = table.iter().filter(|verdict| verdict.broken.is_some()).collect();
     assert_eq!(broken, Vec::<&Verdict>::new());
-    assert_eq!(table.len(), 18);
+    assert_eq!(table.len(), PRACTICES.len());
+    drop(harnesses);
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -24,7 +24,8 @@ use http::StatusCode;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use self::practices::{FIRST, IN_ANY_ORDER, LAST, Practice, next};
+pub use self::practices::{PRACTICES, Practice};
+use self::practices::{Turn, next};
 use self::proxy::{Changes, Proxy};
 use self::scene::{LEASE_TTL_S, Scene};
 use crate::client::Api;
@@ -77,26 +78,53 @@ pub async fn run(options: &SandboxOptions) -> Result<()> {
     }
 }
 
-/// Tries a runner and returns the table.
+/// Starts the runner's program, tries it in every practice, and returns the table.
 ///
 /// # Errors
 /// When the stack does not come up or the runner cannot be started.
 pub async fn judge(options: &SandboxOptions) -> Result<Vec<Verdict>> {
-    let mut stack_options = options.stack.clone();
+    let mut random = options.seed;
+    let practices = order(&mut random);
+    let trial = Trial { practices, random, patience: Duration::from_secs(90) };
+    judge_in(&options.stack, trial, |api, key| start_program(options, api, key)).await
+}
+
+/// What a runner is tried in.
+#[derive(Debug)]
+pub struct Trial {
+    /// In this order.
+    pub practices: Vec<&'static Practice>,
+    /// The number of faults follows from it.
+    pub random: u64,
+    /// Longer than a runner may take for anything.
+    pub patience: Duration,
+}
+
+/// Tries the runner that `start` starts with the API's URL and the file of its key, and that ends when it is
+/// dropped.
+///
+/// # Errors
+/// When the stack does not come up or the runner cannot be started.
+pub async fn judge_in<R>(
+    stack: &Options,
+    trial: Trial,
+    start: impl FnOnce(&str, &Path) -> Result<R>,
+) -> Result<Vec<Verdict>> {
+    let mut stack_options = stack.clone();
     let temporary = match stack_options.database_url.take() {
         Some(server) => Some(TemporaryDatabase::create(&server, "sandbox").await?),
         None => None,
     };
     stack_options.database_url = temporary.as_ref().map(|temporary| temporary.url.clone());
     let changes = Changes { unknown_field: true, poll_after_s: Some(2) };
-    let mut proxy = Proxy::bind(options.stack.port, changes).await?;
+    let mut proxy = Proxy::bind(stack.port, changes).await?;
     stack_options.port = 0;
     stack_options.lease_ttl_s = LEASE_TTL_S;
     stack_options.reap_every = Duration::from_secs(1);
     stack_options.public_url = Some(proxy.url.clone());
     let stack = Stack::start(&stack_options).await?;
     proxy.serve(&stack.url);
-    let judged = try_runner(options, &stack, proxy).await;
+    let judged = try_runner(trial, &stack, proxy, start).await;
     let judged = stack.stop_after(judged).await;
     if let Some(temporary) = temporary {
         temporary.drop().await?;
@@ -104,7 +132,12 @@ pub async fn judge(options: &SandboxOptions) -> Result<Vec<Verdict>> {
     judged
 }
 
-async fn try_runner(options: &SandboxOptions, stack: &Stack, proxy: Proxy) -> Result<Vec<Verdict>> {
+async fn try_runner<R>(
+    trial: Trial,
+    stack: &Stack,
+    proxy: Proxy,
+    start: impl FnOnce(&str, &Path) -> Result<R>,
+) -> Result<Vec<Verdict>> {
     let admin = Api::new(&stack.url);
     let key = stack.folder.join("runner.pem");
     let public_key = write_key(&key)?;
@@ -112,30 +145,33 @@ async fn try_runner(options: &SandboxOptions, stack: &Stack, proxy: Proxy) -> Re
     let allowed = admin.admin_post("/api/admin/keys", &entry).await?;
     allowed.expect_status(StatusCode::CREATED)?;
     let db = connect(&stack.database_url).await?;
-    let scene = Scene { proxy, admin, db, key_id: allowed.text("key_id") };
+    let scene = Scene { proxy, admin, db, key_id: allowed.text("key_id"), patience: trial.patience };
 
-    practices::registration_faults(&scene);
+    if trial.practices.iter().any(|practice| practice.turn == Turn::First) {
+        practices::registration_faults(&scene);
+    }
     // Stopped by being dropped.
-    let _runner = start_runner(options, &scene.proxy.url, &key)?;
-    let mut random = options.seed;
+    let _runner = start(&scene.proxy.url, &key)?;
+    let mut random = trial.random;
     let mut table = Vec::new();
-    for practice in order(&mut random) {
+    for practice in trial.practices {
         let outcome = practice.attempt(&scene, &mut random).await?;
         let sign = if outcome.is_ok() { "ok" } else { "FAIL" };
-        eprintln!("{sign:4}  {}", practice.text());
-        table.push(Verdict { practice: practice.text(), broken: outcome.err() });
+        eprintln!("{sign:4}  {}", practice.text);
+        table.push(Verdict { practice: practice.text, broken: outcome.err() });
     }
     Ok(table)
 }
 
 /// The practices in the order of this seed.
-fn order(random: &mut u64) -> Vec<Practice> {
-    let mut middle = IN_ANY_ORDER;
+fn order(random: &mut u64) -> Vec<&'static Practice> {
+    let of = |turn| PRACTICES.iter().filter(move |practice| practice.turn == turn);
+    let mut middle: Vec<&Practice> = of(Turn::Middle).collect();
     for at in (1..middle.len()).rev() {
         let other = usize::try_from(next(random) % (at as u64 + 1)).unwrap_or(0);
         middle.swap(at, other);
     }
-    FIRST.into_iter().chain(middle).chain(LAST).collect()
+    of(Turn::First).chain(middle).chain(of(Turn::Last)).collect()
 }
 
 /// Writes a fresh key as PKCS#8 PEM; returns its public half in base64.
@@ -147,7 +183,7 @@ fn write_key(path: &Path) -> Result<String> {
     Ok(STANDARD.encode(SigningKey::from_bytes(&seed).verifying_key().as_bytes()))
 }
 
-fn start_runner(options: &SandboxOptions, api: &str, key: &Path) -> Result<Option<Child>> {
+fn start_program(options: &SandboxOptions, api: &str, key: &Path) -> Result<Option<Child>> {
     let filled = |word: &String| word.replace("{api}", api).replace("{key}", &key.display().to_string());
     let mut words = options.runner.iter().map(filled);
     let Some(program) = words.next() else {

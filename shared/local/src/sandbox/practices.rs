@@ -1,5 +1,6 @@
 //! What a good runner does, each practice tried once.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -11,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::proxy::{Exchange, Fault, Operation};
 use super::scene::{Broken, LEASE_TTL_S, Scene, unauthorized, unavailable};
-use crate::error::Result;
+use crate::error::{ErrorContext as _, Result};
 
 /// A runner whose clock is this much behind the service's: still within the 60 s that the service accepts, so
 /// that a corrected proof passes.
@@ -29,110 +30,77 @@ const FAILURE_CODES: [&str; 9] = [
     "unknown",
 ];
 
-/// A practice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Practice {
-    CorrectsItsClock,
-    RegistersAgain,
-    WaitsWhenIdle,
-    AsksAgainUnderTheSameClaim,
-    ComesBackAfterRetryAfter,
-    SendsHeartbeats,
-    RepeatsLostHeartbeats,
-    RenewsItsToken,
-    StopsOnCancel,
-    SubmitsLate,
-    SubmitsAgain,
-    SubmitsUntilAnswered,
-    WaitsForSlowAnswers,
-    ReportsFailures,
-    BindsItsResults,
-    SendsValidRequests,
-    EndsEachJobOnce,
-    StopsWhenRevoked,
+/// A practice: a line of the table, and how it is tried.
+pub struct Practice {
+    /// Its function here.
+    pub name: &'static str,
+    /// What the table says.
+    pub text: &'static str,
+    pub(super) turn: Turn,
+    attempt: for<'a> fn(&'a Scene, &'a mut u64) -> Attempt<'a>,
 }
 
-use Practice::*;
+type Attempt<'a> = Pin<Box<dyn Future<Output = Held> + Send + 'a>>;
 
-/// First: a runner registers once.
-pub(super) const FIRST: [Practice; 2] = [CorrectsItsClock, RegistersAgain];
-/// In any order.
-pub(super) const IN_ANY_ORDER: [Practice; 12] = [
-    WaitsWhenIdle,
-    AsksAgainUnderTheSameClaim,
-    ComesBackAfterRetryAfter,
-    SendsHeartbeats,
-    RepeatsLostHeartbeats,
-    RenewsItsToken,
-    StopsOnCancel,
-    SubmitsLate,
-    SubmitsAgain,
-    SubmitsUntilAnswered,
-    WaitsForSlowAnswers,
-    ReportsFailures,
-];
-/// Last: judged over the whole, and the one that ends a runner.
-pub(super) const LAST: [Practice; 4] =
-    [BindsItsResults, SendsValidRequests, EndsEachJobOnce, StopsWhenRevoked];
+impl std::fmt::Debug for Practice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// When a practice is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// First, in the order of the table: a runner registers once.
+    First,
+    /// In any order.
+    Middle,
+    /// Last, in the order of the table: judged over the whole, and the one that ends a runner.
+    Last,
+}
+
+macro_rules! practices {
+    ($($turn:ident $name:ident: $text:literal,)+) => {
+        &[$(Practice {
+            name: stringify!($name),
+            text: $text,
+            turn: Turn::$turn,
+            attempt: |scene, random| Box::pin($name(scene, random)),
+        }),+]
+    };
+}
+
+/// Every practice. The functions are below, in the same order.
+pub const PRACTICES: &[Practice] = practices! {
+    First corrects_its_clock: "corrects its clock by `server_time` when its proof is stale",
+    First registers_again: "registers again, with a fresh proof, when the answer is lost",
+    Middle waits_when_idle: "waits as long as `Retry-After` says when there is no job",
+    Middle asks_again: "asks again under the same `claim_id` when the answer to a claim is lost",
+    Middle comes_back: "comes back after a 503, and not before its `Retry-After`",
+    Middle sends_heartbeats: "sends heartbeats within the lease, and no more than it is asked for",
+    Middle repeats_lost_heartbeats: "sends a lost heartbeat again before the lease ends",
+    Middle renews_its_token: "renews an expired token in mid-job and keeps the claim",
+    Middle stops_on_cancel: "stops on `cancel`: no result, no release, and the next claim soon",
+    Middle submits_late: "submits a finished result under a lapsed claim",
+    Middle submits_again: "submits the same result again when the answer is lost",
+    Middle submits_until_answered: "submits until it is answered, and not before `Retry-After`",
+    Middle waits_for_slow_answers: "waits 5 s for an answer",
+    Middle reports_failures: "reports a failed job with one of the harness's codes",
+    Last binds_its_results: "signs the claim's `nonce` into its results (`config.queue`)",
+    Last sends_valid_requests: "sends valid requests only, and ignores fields it does not know",
+    Last ends_each_job_once: "ends each job once",
+    Last stops_when_revoked: "stops when its key is revoked, and does not hammer",
+};
 
 impl Practice {
-    /// What the table says.
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            CorrectsItsClock => "corrects its clock by `server_time` when its proof is stale",
-            RegistersAgain => "registers again, with a fresh proof, when the answer is lost",
-            WaitsWhenIdle => "waits as long as `Retry-After` says when there is no job",
-            AsksAgainUnderTheSameClaim => {
-                "asks again under the same `claim_id` when the answer to a claim is lost"
-            }
-            ComesBackAfterRetryAfter => "comes back after a 503, and not before its `Retry-After`",
-            SendsHeartbeats => "sends heartbeats within the lease, and no more than it is asked for",
-            RepeatsLostHeartbeats => "sends a lost heartbeat again before the lease ends",
-            RenewsItsToken => "renews an expired token in mid-job and keeps the claim",
-            StopsOnCancel => "stops on `cancel`: no result, no release, and the next claim soon",
-            SubmitsLate => "submits a finished result under a lapsed claim",
-            SubmitsAgain => "submits the same result again when the answer is lost",
-            SubmitsUntilAnswered => "submits until it is answered",
-            WaitsForSlowAnswers => "waits 5 s for an answer",
-            ReportsFailures => "reports a failed job with one of the harness's codes",
-            BindsItsResults => "signs the claim's `nonce` into its results (`config.queue`)",
-            SendsValidRequests => "sends valid requests only, and ignores fields it does not know",
-            EndsEachJobOnce => "ends each job once",
-            StopsWhenRevoked => "stops when its key is revoked, and does not hammer",
-        }
-    }
-
     /// Tries it. The inner error says how it was broken; the outer one that the sandbox itself failed.
-    pub(super) async fn attempt(
-        self,
-        scene: &Scene,
-        random: &mut u64,
-    ) -> Result<std::result::Result<(), Broken>> {
-        match self {
-            CorrectsItsClock => corrects_its_clock(scene).await,
-            RegistersAgain => registers_again(scene).await,
-            WaitsWhenIdle => waits_when_idle(scene).await,
-            AsksAgainUnderTheSameClaim => asks_again(scene, 1 + next(random) % 2).await,
-            ComesBackAfterRetryAfter => comes_back(scene).await,
-            SendsHeartbeats => sends_heartbeats(scene).await,
-            RepeatsLostHeartbeats => repeats_lost_heartbeats(scene, next(random).is_multiple_of(2)).await,
-            RenewsItsToken => renews_its_token(scene).await,
-            StopsOnCancel => stops_on_cancel(scene).await,
-            SubmitsLate => submits_late(scene).await,
-            SubmitsAgain => submits_again(scene).await,
-            SubmitsUntilAnswered => submits_until_answered(scene, 1 + next(random) % 2).await,
-            WaitsForSlowAnswers => waits_for_slow_answers(scene).await,
-            ReportsFailures => reports_failures(scene).await,
-            BindsItsResults => binds_its_results(scene).await,
-            SendsValidRequests => Ok(sends_valid_requests(scene)),
-            EndsEachJobOnce => ends_each_job_once(scene).await,
-            StopsWhenRevoked => stops_when_revoked(scene).await,
-        }
+    pub(super) async fn attempt(&self, scene: &Scene, random: &mut u64) -> Held {
+        (self.attempt)(scene, random).await
     }
 }
 
 /// Whether a practice held.
-type Held = Result<std::result::Result<(), Broken>>;
+pub(super) type Held = Result<std::result::Result<(), Broken>>;
 
 /// Goes on only if this held.
 macro_rules! held {
@@ -155,7 +123,7 @@ pub(super) fn registration_faults(scene: &Scene) {
     scene.faults([((Operation::Register, 1), stale), ((Operation::Register, 2), Fault::LoseAnswer)]);
 }
 
-async fn corrects_its_clock(scene: &Scene) -> Held {
+async fn corrects_its_clock(scene: &Scene, _: &mut u64) -> Held {
     held!(scene.until("a second registration", |seen| registrations(seen).len() >= 2).await);
     let seen = scene.proxy.exchanges();
     let registrations = registrations(&seen);
@@ -165,7 +133,7 @@ async fn corrects_its_clock(scene: &Scene) -> Held {
     Ok(check((CLOCK_BEHIND_S - 5..=CLOCK_BEHIND_S + 30).contains(&ahead), text))
 }
 
-async fn registers_again(scene: &Scene) -> Held {
+async fn registers_again(scene: &Scene, _: &mut u64) -> Held {
     held!(scene.until("a third registration", |seen| registrations(seen).len() >= 3).await);
     let seen = scene.proxy.exchanges();
     let registrations = registrations(&seen);
@@ -186,7 +154,7 @@ fn proof_claim(exchange: &Exchange, name: &str) -> Value {
     claims[name].clone()
 }
 
-async fn waits_when_idle(scene: &Scene) -> Held {
+async fn waits_when_idle(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([]);
     let mark = scene.mark();
     let empty = |seen: &[Exchange]| {
@@ -210,7 +178,8 @@ fn gaps_hold(exchanges: &[Exchange]) -> std::result::Result<(), Broken> {
     Ok(())
 }
 
-async fn asks_again(scene: &Scene, lost: u64) -> Held {
+async fn asks_again(scene: &Scene, random: &mut u64) -> Held {
+    let lost = 1 + next(random) % 2;
     // Every answer is lost from before the job is there until enough answers with the job are.
     let mark = scene.mark();
     scene.proxy.direct(|asked| match asked.operation {
@@ -231,12 +200,17 @@ async fn asks_again(scene: &Scene, lost: u64) -> Held {
     let same =
         with_job.iter().all(|claim| claim.asked.body["claim_id"] == with_job[0].asked.body["claim_id"]);
     held!(check(same && with_job.len() >= 2, "the job was claimed under another `claim_id`"));
-    let sql = "SELECT attempt_count FROM run_queue WHERE run_id = $1::text::uuid";
-    let attempts = scene.db.query_one(sql, &[&run_id]).await.map(|row| row.get::<_, i32>(0)).unwrap_or(-1);
-    Ok(check(attempts == 0, "the first claim lapsed"))
+    let lapsed = has_lapsed(scene, &run_id).await?;
+    Ok(check(!lapsed, "the first claim lapsed"))
 }
 
-async fn comes_back(scene: &Scene) -> Held {
+/// Whether a lease of the run has run out.
+async fn has_lapsed(scene: &Scene, run_id: &str) -> Result<bool> {
+    let sql = "SELECT attempt_count > 0 FROM run_queue WHERE run_id = $1::text::uuid";
+    Ok(scene.db.query_one(sql, &[&run_id]).await.context("look at a run")?.get(0))
+}
+
+async fn comes_back(scene: &Scene, _: &mut u64) -> Held {
     let mark = scene.mark();
     scene.faults([((Operation::Claim, 1), unavailable(4))]);
     let again = |seen: &[Exchange]| {
@@ -247,7 +221,7 @@ async fn comes_back(scene: &Scene) -> Held {
     Ok(gaps_hold(&scene.since(mark, Operation::Claim)))
 }
 
-async fn sends_heartbeats(scene: &Scene) -> Held {
+async fn sends_heartbeats(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([]);
     let run_id = scene.enqueue(6).await?;
     held!(scene.until_status(&run_id, "COMPLETE").await);
@@ -257,39 +231,51 @@ async fn sends_heartbeats(scene: &Scene) -> Held {
         beats.len() <= 14,
         format!("{} heartbeats in 6 s: one each second was asked for", beats.len())
     ));
-    Ok(within_the_lease(&beats))
+    within_the_lease(scene, &run_id).await
 }
 
-/// No two heartbeats are further apart than the lease.
-fn within_the_lease(beats: &[Exchange]) -> std::result::Result<(), Broken> {
-    let longest = beats.windows(2).map(|pair| pair[1].asked.at - pair[0].asked.at).max().unwrap_or_default();
-    let text =
-        format!("{:.1} s between two heartbeats, a lease lasts {LEASE_TTL_S} s", longest.as_secs_f64());
-    check(longest <= Duration::from_secs(LEASE_TTL_S.into()), text)
+/// From the claim to the submit, the run's holder is never silent for longer than the lease.
+async fn within_the_lease(scene: &Scene, run_id: &str) -> Held {
+    // The row is complete a moment before the answer to its submit is written down.
+    held!(scene.until("an answer to the submit", |seen| !submits(seen, run_id).is_empty()).await);
+    let claims = scene.since(0, Operation::Claim).into_iter();
+    let claims = claims.filter(|claim| claim.answer["run_id"] == run_id);
+    let beats = scene.of_run(run_id, Operation::Heartbeat).into_iter();
+    let submits = scene.of_run(run_id, Operation::Submit).into_iter();
+    let mut times: Vec<Instant> =
+        claims.chain(beats).chain(submits).map(|exchange| exchange.asked.at).collect();
+    times.sort();
+    let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    let text = format!("silent for {:.1} s, a lease lasts {LEASE_TTL_S} s", longest.as_secs_f64());
+    Ok(check(longest <= Duration::from_secs(LEASE_TTL_S.into()), text))
 }
 
-async fn repeats_lost_heartbeats(scene: &Scene, request: bool) -> Held {
-    let lost = if request { Fault::LoseRequest } else { Fault::LoseAnswer };
+async fn repeats_lost_heartbeats(scene: &Scene, random: &mut u64) -> Held {
+    let lost = if next(random).is_multiple_of(2) { Fault::LoseRequest } else { Fault::LoseAnswer };
     scene.faults([((Operation::Heartbeat, 2), lost), ((Operation::Heartbeat, 3), unavailable(1))]);
     let run_id = scene.enqueue(7).await?;
     held!(scene.until_status(&run_id, "COMPLETE").await);
     let beats = scene.of_run(&run_id, Operation::Heartbeat);
     held!(check(beats.len() >= 4, "no heartbeat after the lost ones"));
-    Ok(within_the_lease(&beats))
+    within_the_lease(scene, &run_id).await
 }
 
-async fn renews_its_token(scene: &Scene) -> Held {
-    let mark = scene.mark();
+async fn renews_its_token(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([((Operation::Heartbeat, 1), unauthorized("token_expired", json!({})))]);
     let run_id = scene.enqueue(4).await?;
     held!(scene.until_status(&run_id, "COMPLETE").await);
-    held!(check(!scene.since(mark, Operation::Register).is_empty(), "it did not register for a new token"));
+    let seen = scene.proxy.exchanges().into_iter();
+    let mut since = seen.skip_while(|exchange| {
+        exchange.asked.run_id.as_deref() != Some(&run_id) || exchange.sent != Some(StatusCode::UNAUTHORIZED)
+    });
+    let renewed = since.any(|exchange| exchange.asked.operation == Operation::Register);
+    held!(check(renewed, "it did not register for a new token"));
     let beats = scene.of_run(&run_id, Operation::Heartbeat);
     let same = beats.iter().all(|beat| beat.asked.body["claim_id"] == beats[0].asked.body["claim_id"]);
     Ok(check(same && beats.len() >= 2, "the heartbeats did not go on under the same claim"))
 }
 
-async fn stops_on_cancel(scene: &Scene) -> Held {
+async fn stops_on_cancel(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([]);
     let run_id = scene.enqueue(60).await?;
     held!(scene.until_status(&run_id, "IN_PROGRESS").await);
@@ -307,7 +293,7 @@ async fn stops_on_cancel(scene: &Scene) -> Held {
     Ok(check(!ended(Operation::Release), "it released the cancelled run, which is no longer its own"))
 }
 
-async fn submits_late(scene: &Scene) -> Held {
+async fn submits_late(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([]);
     let run_id = scene.enqueue(6).await?;
     held!(scene.until_status(&run_id, "IN_PROGRESS").await);
@@ -318,7 +304,7 @@ async fn submits_late(scene: &Scene) -> Held {
     Ok(check(late, "the job was done once more, and the first result thrown away"))
 }
 
-async fn submits_again(scene: &Scene) -> Held {
+async fn submits_again(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([((Operation::Submit, 1), Fault::LoseAnswer)]);
     let run_id = scene.enqueue(1).await?;
     let again = |seen: &[Exchange]| submits(seen, &run_id).len() >= 2;
@@ -337,8 +323,8 @@ fn submits<'a>(seen: &'a [Exchange], run_id: &str) -> Vec<&'a Exchange> {
     seen.iter().filter(|exchange| exchange.asked.operation == Operation::Submit).filter(of_run).collect()
 }
 
-async fn submits_until_answered(scene: &Scene, lost: u64) -> Held {
-    let lost = u32::try_from(lost).unwrap_or(1);
+async fn submits_until_answered(scene: &Scene, random: &mut u64) -> Held {
+    let lost = if next(random).is_multiple_of(2) { 1 } else { 2 };
     let lose = (1..=lost).map(|number| ((Operation::Submit, number), Fault::LoseRequest));
     scene.faults(lose.chain([((Operation::Submit, lost + 1), unavailable(2))]));
     let run_id = scene.enqueue(1).await?;
@@ -346,17 +332,20 @@ async fn submits_until_answered(scene: &Scene, lost: u64) -> Held {
     Ok(gaps_hold(&scene.of_run(&run_id, Operation::Submit)))
 }
 
-async fn waits_for_slow_answers(scene: &Scene) -> Held {
-    scene.faults([((Operation::Submit, 1), Fault::Slow(Duration::from_secs(5)))]);
+async fn waits_for_slow_answers(scene: &Scene, _: &mut u64) -> Held {
+    let slow = Duration::from_secs(5);
+    scene.faults([((Operation::Submit, 1), Fault::Slow(slow))]);
     let run_id = scene.enqueue(1).await?;
-    held!(scene.until("an answer to the submit", |seen| !submits(seen, &run_id).is_empty()).await);
-    // Time for the second request of a runner that has given up.
+    let is_slow = |submit: &&Exchange| submit.sent_at - submit.asked.at >= slow;
+    let answered = |seen: &[Exchange]| submits(seen, &run_id).iter().any(is_slow);
+    held!(scene.until("the slow answer to the submit", answered).await);
+    // Time for the second request of a runner that gave up shortly before.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let count = scene.of_run(&run_id, Operation::Submit).len();
     Ok(check(count == 1, format!("{count} submits while the first was being answered")))
 }
 
-async fn reports_failures(scene: &Scene) -> Held {
+async fn reports_failures(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([]);
     let run_id = scene.enqueue_with(json!({ "seconds": 1, "fail": true })).await?;
     let released = |seen: &[Exchange]| {
@@ -370,24 +359,37 @@ async fn reports_failures(scene: &Scene) -> Held {
     Ok(check(FAILURE_CODES.contains(&code.as_str()), format!("the failure's code is {code:?}")))
 }
 
-async fn binds_its_results(scene: &Scene) -> Held {
+/// A job without any fault: what is judged over the whole is judged over one job at least.
+async fn does_a_job(scene: &Scene) -> Held {
+    scene.faults([]);
+    let run_id = scene.enqueue(1).await?;
+    held!(scene.until_status(&run_id, "COMPLETE").await);
+    let lapsed = has_lapsed(scene, &run_id).await?;
+    Ok(check(!lapsed, "it dropped a job: the lease ran out"))
+}
+
+async fn binds_its_results(scene: &Scene, _: &mut u64) -> Held {
+    held!(does_a_job(scene).await?);
     let sql = "SELECT count(*), count(*) FILTER (WHERE bound) FROM submissions";
     let row = scene.db.query_one(sql, &[]).await;
     let (all, bound): (i64, i64) = row.map(|row| (row.get(0), row.get(1))).unwrap_or_default();
     Ok(check(bound == all && all > 0, format!("{bound} of {all} results are bound")))
 }
 
-fn sends_valid_requests(scene: &Scene) -> std::result::Result<(), Broken> {
+async fn sends_valid_requests(scene: &Scene, _: &mut u64) -> Held {
+    held!(does_a_job(scene).await?);
     let refused = |exchange: &&Exchange| {
         exchange.status.is_some_and(|status| [400, 404, 413, 415, 422].contains(&status.as_u16()))
     };
-    match scene.proxy.exchanges().iter().find(refused) {
+    Ok(match scene.proxy.exchanges().iter().find(refused) {
         Some(exchange) => Err(format!("{:?}: {}", exchange.asked.operation, exchange.answer)),
         None => Ok(()),
-    }
+    })
 }
 
-async fn ends_each_job_once(scene: &Scene) -> Held {
+async fn ends_each_job_once(scene: &Scene, _: &mut u64) -> Held {
+    held!(does_a_job(scene).await?);
+    held!(does_a_job(scene).await?);
     let sql = "SELECT count(*) FROM run_queue WHERE status NOT IN ('COMPLETE', 'CANCELLED')";
     let unended: i64 = scene.db.query_one(sql, &[]).await.map(|row| row.get(0)).unwrap_or(-1);
     let sql = "SELECT count(*) FROM (SELECT FROM submissions GROUP BY run_id HAVING count(*) > 1) twice";
@@ -395,7 +397,7 @@ async fn ends_each_job_once(scene: &Scene) -> Held {
     Ok(check(unended == 0 && twice == 0, format!("{unended} jobs have not ended, {twice} have two results")))
 }
 
-async fn stops_when_revoked(scene: &Scene) -> Held {
+async fn stops_when_revoked(scene: &Scene, _: &mut u64) -> Held {
     scene.faults([]);
     let run_id = scene.enqueue(60).await?;
     held!(scene.until_status(&run_id, "IN_PROGRESS").await);

@@ -179,7 +179,9 @@ impl Proxy {
                 let (shared, upstream) = (Arc::clone(&shared), upstream.clone());
                 let service = service_fn(move |request| {
                     let (shared, upstream) = (Arc::clone(&shared), upstream.clone());
-                    async move { shared.answer(&upstream, request).await }
+                    // A task of its own: a request is written down although its runner has hung up meanwhile.
+                    let answer = tokio::spawn(async move { shared.answer(&upstream, request).await });
+                    async move { answer.await.map_err(failed)? }
                 });
                 connections.spawn(async move {
                     // An error is how a connection is cut.

@@ -14,9 +14,6 @@ use crate::error::{ErrorContext as _, Result};
 
 /// A lease lasts this long: heartbeats come every second.
 pub(super) const LEASE_TTL_S: u32 = 3;
-/// Longer than a runner may take for anything here.
-const PATIENCE: Duration = Duration::from_secs(90);
-
 /// Why a practice did not hold.
 pub(super) type Broken = String;
 
@@ -26,6 +23,8 @@ pub(super) struct Scene {
     pub(super) admin: Api,
     pub(super) db: Client,
     pub(super) key_id: String,
+    /// Longer than a runner may take for anything here.
+    pub(super) patience: Duration,
 }
 
 impl Scene {
@@ -86,14 +85,14 @@ impl Scene {
 
     /// Waits for the run's row to get this status.
     pub(super) async fn until_status(&self, run_id: &str, status: &str) -> std::result::Result<(), Broken> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.patience;
         loop {
             let now = self.status(run_id).await.map_err(|error| error.to_string())?;
             if now == status {
                 return Ok(());
             }
             if Instant::now() > until {
-                return Err(format!("after {} s the run is {now} and not {status}", PATIENCE.as_secs()));
+                return Err(format!("after {} s the run is {now} and not {status}", self.patience.as_secs()));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -105,10 +104,10 @@ impl Scene {
         what: &str,
         seen: impl Fn(&[Exchange]) -> bool,
     ) -> std::result::Result<(), Broken> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.patience;
         while !seen(&self.proxy.exchanges()) {
             if Instant::now() > until {
-                return Err(format!("{what} did not come within {} s", PATIENCE.as_secs()));
+                return Err(format!("{what} did not come within {} s", self.patience.as_secs()));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
