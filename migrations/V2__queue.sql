@@ -61,6 +61,8 @@ CREATE UNIQUE INDEX run_queue_claim_id_idx ON run_queue (claim_id) WHERE claim_i
 -- For the reaper and for revocations. No index contains the lease, so that the update by a heartbeat is HOT.
 CREATE INDEX run_queue_live_idx ON run_queue (claimed_by) WHERE status IN ('CLAIMED', 'IN_PROGRESS');
 CREATE INDEX run_queue_run_idx ON run_queue (run_id);
+-- The order of the admins' listing, per status (listing.sql).
+CREATE INDEX run_queue_listing_idx ON run_queue (status, created_at, queue_id);
 
 -- Each claim, heartbeat and completion leaves a dead row version. Free space on the page keeps heartbeats HOT.
 -- Vacuum starts after 5,000 dead rows and not after a fraction of the table, which may hold millions.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio_postgres::types::{Json, Type};
+use tokio_postgres::types::{Json, Timestamp, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
@@ -109,14 +109,19 @@ pub async fn list(client: &Client, filter: &Filter, cursor: Option<&str>, limit:
         })
         .map(|position| position.ok_or_else(|| vec![FieldError::new("/cursor", INVALID_CURSOR)]))
         .transpose()?;
+    let statuses = status.as_ref().map_or(STATUSES.as_slice(), std::slice::from_ref);
+    let (created_before, id_before) = match position {
+        Some((time, id)) => (Timestamp::Value(time), id),
+        None => (Timestamp::PosInfinity, Uuid::max()),
+    };
     let limit = limit.clamp(1, PAGE_MAX);
     let rows = client
         .query_typed(
             LIST,
             &[
-                (&status, Type::TEXT),
-                (&position.map(|position| position.0), Type::TIMESTAMPTZ),
-                (&position.map(|position| position.1), Type::UUID),
+                (&statuses, Type::TEXT_ARRAY),
+                (&created_before, Type::TIMESTAMPTZ),
+                (&id_before, Type::UUID),
                 (&i64::from(limit + 1), Type::INT8),
                 (&filter.model, Type::TEXT),
                 (&filter.runner_id, Type::TEXT),

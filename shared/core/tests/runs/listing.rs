@@ -7,6 +7,7 @@ use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture::{self, TERMS};
 use serde_json::json;
 use std::time::Duration;
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 fn of_status(status: &str) -> Filter {
@@ -106,4 +107,40 @@ async fn each_filter_keeps_what_it_says() {
         (page.rows[0].publisher_id.as_str(), page.rows[0].models.as_slice()),
         ("other", ["n", "o"].map(str::to_owned).as_slice())
     );
+}
+
+/// A page reads a bounded number of rows, however many are in the queue, with and without a status.
+#[tokio::test]
+async fn a_page_reads_no_more_rows_than_it_may_return_of_each_status() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    fixture::enqueue_run(&client, &fixture::run()).await;
+    client
+        .batch_execute(
+            "INSERT INTO run_queue (run_id, prompt_id, status, completed_at, created_at)
+             SELECT run_id, prompt_id, CASE WHEN n % 2 = 0 THEN 'PENDING' ELSE 'COMPLETE' END, now(),
+                    created_at - n * interval '1 s'
+               FROM run_queue, generate_series(1, 20000) n;
+             ANALYZE run_queue; BEGIN",
+        )
+        .await
+        .unwrap();
+    let cursor = list(&client, &Filter::default(), None, 50).await.unwrap().next_cursor;
+    for filter in [Filter::default(), of_status("PENDING"), of_status("COMPLETE"), of_status("FAILED")] {
+        for cursor in [None, cursor.as_deref()] {
+            let before = rows_read(&client).await;
+            let page = list(&client, &filter, cursor, 50).await.unwrap();
+            assert_eq!(page.rows.len(), if filter.status.as_deref() == Some("FAILED") { 0 } else { 50 });
+            let read = rows_read(&client).await - before;
+            assert!(read <= 4 * 51, "a page of {filter:?} read {read} rows");
+        }
+    }
+}
+
+/// Rows of the queue that this session has read, by index or in sequence, since the server last collected its
+/// statistics, which it does between transactions.
+async fn rows_read(client: &Client) -> i64 {
+    let read = "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_xact_user_tables
+                 WHERE relname = 'run_queue'";
+    client.query_one(read, &[]).await.unwrap().get(0)
 }
