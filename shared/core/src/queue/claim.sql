@@ -1,11 +1,8 @@
--- Claims a row: one call, one round trip, one commit.
+-- Claims a row in one call, one round trip, one commit. claim.md explains the protocol, its invariant and its races;
+-- class, position, cursor, reset, walk and merge are its terms.
 --
--- The protocol, its invariant and its races are explained in claim.md. The statements here refer to its terms:
--- class, position, cursor, reset, walk, merge.
---
--- PL/pgSQL keeps its plans in the backend; the same work as one unnamed statement takes twice the server CPU.
--- The planner settings of each function are part of the protocol: a kept plan may date from an empty or
--- never analysed table, and must still read the indexes in order an hour later.
+-- PL/pgSQL keeps its plans in the backend; the same work as one unnamed statement takes twice the server CPU. The
+-- planner settings are part of the protocol: a kept plan may date from an empty or never analysed table.
 CREATE OR REPLACE FUNCTION queue_claim(
     p_runner_id     text,
     p_key_id        text,
@@ -32,8 +29,7 @@ CREATE OR REPLACE FUNCTION queue_claim(
     OUT config                json
 ) LANGUAGE plpgsql
 SET jit = off SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_incremental_sort = off
-AS $$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_incremental_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     v_fit  record;
@@ -92,25 +88,18 @@ BEGIN
     IF p_claim_id IS NOT NULL THEN
         -- The same request sent twice at the same time must not claim two rows.
         PERFORM pg_advisory_xact_lock(hashtextextended(p_claim_id::text, 0));
-        SELECT q.claimed_by, q.status, q.run_id, q.queue_id, q.claim_id, q.attempt_count, q.max_attempts,
-               q.priority, q.lease_expires_at, q.prompt_id, q.claim_nonce
-          INTO v_row
-          FROM run_queue q
-         WHERE q.claim_id = p_claim_id;
+        SELECT q.* INTO v_row FROM run_queue q WHERE q.claim_id = p_claim_id;
         IF NOT FOUND THEN
-            SELECT c.runner_id AS claimed_by, 'PENDING' AS status
-              INTO v_row
-              FROM past_claims c
-             WHERE c.claim_id = p_claim_id;
+            SELECT c.runner_id AS claimed_by, 'PENDING' AS status INTO v_row
+              FROM past_claims c WHERE c.claim_id = p_claim_id;
         END IF;
-        IF FOUND AND v_row.claimed_by IS DISTINCT FROM p_runner_id THEN
-            outcome := 'claim_id_taken';
+        IF FOUND THEN
+            outcome := CASE WHEN v_row.claimed_by IS DISTINCT FROM p_runner_id THEN 'claim_id_taken'
+                            WHEN v_row.status NOT IN ('CLAIMED', 'IN_PROGRESS') THEN 'claim_lost'
+                            ELSE 'claimed' END;
+        END IF;
+        IF outcome <> 'claimed' THEN
             RETURN;
-        ELSIF FOUND AND v_row.status NOT IN ('CLAIMED', 'IN_PROGRESS') THEN
-            outcome := 'claim_lost';
-            RETURN;
-        ELSIF FOUND THEN
-            outcome := 'claimed';
         END IF;
     END IF;
 
@@ -139,13 +128,9 @@ BEGIN
                                        LIMIT 4
                                          FOR UPDATE SKIP LOCKED)
                 RETURNING q.priority, q.created_at, q.lane_id)
-            SELECT position.*
-              INTO v_from
-              FROM (SELECT back.* FROM back
-                     UNION ALL
-                    SELECT v_fit.priority, v_fit.created_at, v_fit.lane_id) position
-             ORDER BY position.priority, position.created_at, position.lane_id
-             LIMIT 1;
+            SELECT position.* INTO v_from
+              FROM (TABLE back UNION ALL SELECT v_fit.priority, v_fit.created_at, v_fit.lane_id) position
+             ORDER BY position.priority, position.created_at, position.lane_id LIMIT 1;
         END IF;
 
         -- Not earlier: the cursor lock, held until the commit, blocks every transaction that makes a row ready,
@@ -176,16 +161,14 @@ BEGIN
                            FOR UPDATE SKIP LOCKED) q ON true
          LIMIT 1;
         IF NOT FOUND THEN
-            SELECT r.priority, r.created_at, r.lane_id
-              INTO v_from
+            SELECT 64 INTO v_limit -- Null: no row is ready.
               FROM run_queue r
              WHERE r.status = 'PENDING' AND r.retry_after IS NULL
                AND (r.priority, r.created_at, r.lane_id) >= (v_from.priority, v_from.created_at, v_from.lane_id)
              ORDER BY r.priority, r.created_at, r.lane_id
-            OFFSET 99 LIMIT 1;
-            v_limit := CASE WHEN FOUND THEN 64 END; -- Null: the walk reached the end of the order.
+             LIMIT 1;
         END IF;
-        -- Merge the fitting lanes behind the walk: 64 rows, then 512, and so on, while other claims lock them all.
+        -- Merge the fitting lanes: 64 rows, then 512, and so on, while other claims lock them all.
         WHILE v_limit IS NOT NULL LOOP
             WITH merged AS MATERIALIZED (
                 SELECT m.tid
@@ -194,14 +177,14 @@ BEGIN
             SELECT q.ctid AS tid, CASE WHEN merged_rows.count = v_limit THEN v_limit * 8 END AS next_limit
               INTO v_row
               FROM (SELECT count(*) FROM merged) merged_rows
-              LEFT JOIN LATERAL (SELECT q.ctid
-                                   FROM merged
-                                   JOIN LATERAL (SELECT r.ctid
-                                                   FROM run_queue r
-                                                  WHERE r.ctid = merged.tid AND r.status = 'PENDING'
-                                                    AND r.retry_after IS NULL
-                                                    FOR UPDATE SKIP LOCKED) q ON true
-                                  LIMIT 1) q ON true;
+              LEFT JOIN LATERAL (
+                    SELECT q.ctid
+                      FROM merged
+                      JOIN LATERAL (SELECT r.ctid
+                                      FROM run_queue r
+                                     WHERE r.ctid = merged.tid AND r.status = 'PENDING' AND r.retry_after IS NULL
+                                       FOR UPDATE SKIP LOCKED) q ON true
+                     LIMIT 1) q ON true;
             EXIT WHEN v_row.tid IS NOT NULL;
             v_limit := v_row.next_limit;
         END LOOP;
@@ -216,33 +199,20 @@ BEGIN
                claim_id = coalesce(p_claim_id, gen_random_uuid()), claim_nonce = gen_random_uuid(),
                lease_expires_at = now() + make_interval(secs => p_lease_s), updated_at = now()
          WHERE q.ctid = v_row.tid
-        RETURNING q.run_id, q.queue_id, q.claim_id, q.attempt_count, q.max_attempts, q.priority,
-                  q.lease_expires_at, q.prompt_id, q.claim_nonce
-          INTO v_row;
+        RETURNING q.* INTO v_row;
         outcome := 'claimed';
     END IF;
 
-    run_id := v_row.run_id;
-    queue_id := v_row.queue_id;
-    claim_id := v_row.claim_id;
-    nonce := v_row.claim_nonce;
-    attempt := v_row.attempt_count + 1;
-    max_attempts := v_row.max_attempts;
-    priority := v_row.priority;
-    lease_expires_at := v_row.lease_expires_at;
-
-    SELECT j.model, j.models, j.prompts, j.tasks, j.config
-      INTO model, models, prompts, tasks, config
-      FROM queue_jobs j
-     WHERE j.queue_id = v_row.queue_id;
-    IF NOT FOUND THEN
+    SELECT v_row.run_id, v_row.queue_id, v_row.claim_id, v_row.claim_nonce, v_row.attempt_count + 1,
+           v_row.max_attempts, v_row.priority, v_row.lease_expires_at, j.model, j.models, j.prompts, j.tasks, j.config
+      INTO run_id, queue_id, claim_id, nonce, attempt,
+           max_attempts, priority, lease_expires_at, model, models, prompts, tasks, config
+      FROM (SELECT) AS always LEFT JOIN queue_jobs j ON j.queue_id = v_row.queue_id;
+    IF models IS NULL THEN
         -- A foreign tool inserted the row: it names a prompt and nothing else.
-        models := '[]';
-        tasks := '[]';
-        config := '{}';
-        SELECT json_build_array(json_build_object(
+        SELECT '[]', '[]', '{}', json_build_array(json_build_object(
                    'id', regexp_replace(p.file_path, '^.*/|\.[^./]*$', '', 'g'), 'prompt_id', p.prompt_id))
-          INTO prompts
+          INTO models, tasks, config, prompts
           FROM prompts p
          WHERE p.prompt_id = v_row.prompt_id;
     END IF;
@@ -250,9 +220,8 @@ END $$;
 
 -- Returns the first p_limit ready rows at or behind a position that a class can take, in the claim order: a merge
 -- of the fitting lanes. Called by the functions here, and planned under their settings.
---
--- Cost: an index descent per fitting lane, and the rows returned. The heads of the lanes (of every 64 rows asked
--- for, one head) bound what else is read: the p_limit-th head is at or behind the p_limit-th row of the merge.
+-- Cost: an index descent per fitting lane, and about the rows returned. The first rows of each lane, an eighth of
+-- p_limit, bound what else is read: the p_limit-th of them is at or behind the p_limit-th row of the merge.
 CREATE OR REPLACE FUNCTION queue_merge_lanes(
     p_vram_gb          integer,
     p_quantization_ids integer[],
@@ -280,7 +249,7 @@ BEGIN
                            AND r.lane_id <= l.lane_id
                            AND r.status = 'PENDING' AND r.retry_after IS NULL
                          ORDER BY r.lane_id, r.priority, r.created_at
-                         LIMIT (p_limit + 63) / 64) r ON true
+                         LIMIT (p_limit + 7) / 8) r ON true
     ), bound AS MATERIALIZED (
         (SELECT h.priority, h.created_at, h.lane_id FROM head h
           ORDER BY h.priority, h.created_at, h.lane_id OFFSET p_limit - 1 LIMIT 1)
@@ -312,8 +281,7 @@ CREATE OR REPLACE FUNCTION queue_advance_claim_cursor(
     OUT created_at     timestamptz,
     OUT lane_id        integer
 ) LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_incremental_sort = off
-AS $$
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_incremental_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     v_cursor record;
@@ -338,11 +306,11 @@ BEGIN
         DELETE FROM claim_cursor_resets;
     END IF;
 
-    SELECT coalesce(m.priority, -2147483648) AS priority, coalesce(m.created_at, '-infinity') AS created_at,
-           coalesce(m.lane_id, 0) AS lane_id
-      INTO v_cursor
-      FROM (SELECT) AS always
-      LEFT JOIN claim_cursors m ON m.vram_gb = p_vram_gb AND m.quantization_ids = p_quantization_ids;
+    SELECT m.priority, m.created_at, m.lane_id INTO v_cursor
+      FROM claim_cursors m WHERE m.vram_gb = p_vram_gb AND m.quantization_ids = p_quantization_ids;
+    IF NOT FOUND THEN
+        SELECT -2147483648 AS priority, '-infinity'::timestamptz AS created_at, 0 AS lane_id INTO v_cursor;
+    END IF;
     SELECT walk.priority, walk.created_at, walk.lane_id
       INTO priority, created_at, lane_id
       FROM (SELECT r.priority, r.created_at, r.lane_id
@@ -363,9 +331,7 @@ BEGIN
     END IF;
     IF NOT FOUND THEN
         -- The end of the order: every row that becomes ready from now on makes a reset.
-        priority := 2147483647;
-        created_at := 'infinity';
-        lane_id := 2147483647;
+        SELECT 2147483647, 'infinity', 2147483647 INTO priority, created_at, lane_id;
     END IF;
     INSERT INTO claim_cursors AS m (vram_gb, quantization_ids, priority, created_at, lane_id)
     VALUES (p_vram_gb, p_quantization_ids, priority, created_at, lane_id)

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 const GATES: [(&str, &str); 6] = [
     ("queue_claim", "SELECT q.ctid AS tid\n"),
-    ("queue_advance_claim_cursor", "SELECT coalesce(m.priority, -2147483648) AS priority"),
+    ("queue_advance_claim_cursor", "SELECT m.priority, m.created_at, m.lane_id INTO v_cursor"),
     ("queue_advance_claim_cursor", "INSERT INTO claim_cursors AS m"),
     (
         "queue_reset_claim_cursors",
