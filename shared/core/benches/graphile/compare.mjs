@@ -1,5 +1,5 @@
 // graphile-worker on the same server, and our own SQL through the same driver.
-// Started by `cargo bench -p bakeoff-core --bench queue -- --graphile`; prints jobs per second.
+// Started by `cargo bench --workspace --bench queue -- --graphile`; prints jobs per second.
 //
 //   node compare.mjs URL load JOBS
 //   node compare.mjs URL ours-sql|graphile-sql|graphile-client SECONDS CONNECTIONS

@@ -52,7 +52,7 @@ pub(crate) async fn reaping(url: &str, client: &Client, rows: i64, claims: usize
     for number in 0..CLAIMERS {
         connections.push(Connection::open(url, number, Mix::AllEligible.lanes()).await);
     }
-    let alone = take_turns(&mut connections, &[Operation::Claim], 1, claims).await.remove(0);
+    let alone = take_turns(&mut connections, &[Operation::Claim], 1, claims, None).await.remove(0);
     client
         .execute(
             "UPDATE run_queue SET status = 'CLAIMED', claimed_by = 'gone', claimed_at = now() - interval '1 h',
@@ -74,7 +74,7 @@ pub(crate) async fn reaping(url: &str, client: &Client, rows: i64, claims: usize
     });
     let mut beside = Sample::default();
     while !reaping.is_finished() {
-        beside.add(take_turns(&mut connections, &[Operation::Claim], 1, 80).await.remove(0));
+        beside.add(take_turns(&mut connections, &[Operation::Claim], 1, 80, None).await.remove(0));
     }
     let (reaped, took) = reaping.await.expect("the reaper ends");
     let p99 = beside.p99_ms();

@@ -3,20 +3,26 @@
 use crate::mix::Lanes;
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
 use bakeoff_core::queue::heartbeat::{HeartbeatRequest, heartbeat};
+use bakeoff_core::session::Session as _;
+use bakeoff_lambda::config::DatabaseSource;
+use bakeoff_lambda::database::{Database, Session};
+use bakeoff_lambda::secrets::Secrets;
+use bakeoff_lambda::tls::Roots;
 use bakeoff_testkit::fixture::{self, Runner, TERMS};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
-const FLOOR: &str = "UPDATE bench_floor SET value = value + 1 WHERE id = $1";
+const FLOOR: &str = "UPDATE bench_floor SET value = value + 1 WHERE id = $1 RETURNING id";
 const COMPLETE: &str = "UPDATE run_queue
        SET status = 'COMPLETE', lease_expires_at = NULL, completed_at = now(), updated_at = now()
-     WHERE claim_id = $1 AND claimed_by = $2 AND status IN ('CLAIMED', 'IN_PROGRESS')";
+     WHERE claim_id = $1 AND claimed_by = $2 AND status IN ('CLAIMED', 'IN_PROGRESS')
+    RETURNING queue_id";
 const PLAIN: &str = include_str!("plain.sql");
 
 /// The operations that are timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// One durable update of one row by its key: no claim can cost less.
+    /// One durable update of one row by its key, prepared like a claim: no claim can cost less.
     Floor,
     /// A claim.
     Claim,
@@ -30,9 +36,9 @@ pub(crate) enum Operation {
     Plain,
 }
 
-/// A runner and the connection of its own that it sends requests on.
+/// A runner, and the connection that its function would have: without a proxy, so statements are prepared.
 pub(crate) struct Connection {
-    client: Client,
+    client: Session,
     runner: Runner,
     number: i32,
     vram_gb: f64,
@@ -64,7 +70,9 @@ impl Operation {
 impl Connection {
     /// Allows, registers and authenticates a runner that fits its part of `lanes`.
     pub(crate) async fn open(url: &str, number: i32, lanes: Lanes) -> Self {
-        let client = connect(url).await;
+        let database =
+            Database::new(DatabaseSource::Url(url.to_owned()), Roots::Aws).with_prepared_statements(true);
+        let client = database.client(&Secrets::default()).await.expect("the server answers");
         let (vram_gb, quantizations) = lanes.capabilities(&client).await;
         let names: Vec<&str> = quantizations.iter().map(String::as_str).collect();
         let runner = fixture::runner_with(&client, &format!("bench-{number}"), vram_gb, &names).await;
@@ -76,7 +84,8 @@ impl Connection {
         match operation {
             Operation::Floor => {
                 let id = [(&self.number as _, Type::INT4)];
-                self.client.query_typed(FLOOR, &id).await.expect("the floor's row").is_empty()
+                self.client.query_row(FLOOR, &id).await.expect("the floor's row");
+                true
             }
             Operation::Claim => self.claim().await.is_some(),
             Operation::Cycle => self.cycle().await,
@@ -105,7 +114,7 @@ impl Connection {
     async fn complete(&self) -> bool {
         let Some(job) = self.claim().await else { return false };
         let fence = [(&job.claim_id as _, Type::UUID), (&self.runner.machine.name as _, Type::TEXT)];
-        self.client.query_typed(COMPLETE, &fence).await.expect("the row is completed");
+        self.client.query_row(COMPLETE, &fence).await.expect("the row is completed");
         true
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum Mix {
     OldSnapshotBehind,
     /// One row in 150 fits, all through the queue: more than a walk apart.
     Sparse,
+    /// One row in 60,000 fits.
+    VerySparse,
     /// As [`Mix::Quantization90`], with 30 quantizations × 400 sizes.
     ManyLanes,
 }
@@ -56,7 +58,7 @@ pub(crate) struct Lanes {
 
 impl Mix {
     /// Every mix.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::AllEligible,
         Self::NoStatistics,
         Self::Vram90,
@@ -68,12 +70,19 @@ impl Mix {
         Self::OldSnapshot,
         Self::OldSnapshotBehind,
         Self::Sparse,
+        Self::VerySparse,
         Self::ManyLanes,
     ];
 
     /// Those of an everyday run.
-    pub(crate) const SMALL: [Self; 5] =
-        [Self::AllEligible, Self::Vram90, Self::Quantization999, Self::OldSnapshotBehind, Self::ManyLanes];
+    pub(crate) const SMALL: [Self; 6] = [
+        Self::AllEligible,
+        Self::Vram90,
+        Self::Quantization999,
+        Self::OldSnapshotBehind,
+        Self::Sparse,
+        Self::ManyLanes,
+    ];
 
     /// For the command line and the table.
     pub(crate) fn name(self) -> &'static str {
@@ -88,8 +97,28 @@ impl Mix {
             Self::Completed => "completed-500k",
             Self::OldSnapshot => "old-snapshot",
             Self::OldSnapshotBehind => "old-snapshot-behind",
-            Self::Sparse => "sparse",
+            Self::Sparse => "1-in-150",
+            Self::VerySparse => "1-in-60000",
             Self::ManyLanes => "lanes-12000",
+        }
+    }
+
+    /// The name in README's table.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::AllEligible => "all fit",
+            Self::NoStatistics => "all fit, the table never analysed",
+            Self::Vram90 => "the first 90% need more VRAM",
+            Self::Vram999 => "the first 99.9% need more VRAM",
+            Self::Quantization90 => "the first 90% need another quantization",
+            Self::Quantization999 => "the first 99.9% need another quantization",
+            Self::Deferred90 => "the first 90% wait for their retry",
+            Self::Completed => "500k completed ahead, no vacuum",
+            Self::OldSnapshot => "50k completed ahead, an old snapshot open",
+            Self::OldSnapshotBehind => "both: 90% do not fit, and the old snapshot",
+            Self::Sparse => "one row in 150 fits, all along",
+            Self::VerySparse => "one row in 60,000 fits, all along",
+            Self::ManyLanes => "the same 90% in 12,000 lanes",
         }
     }
 
@@ -111,13 +140,39 @@ impl Mix {
             | Self::OldSnapshotBehind
             | Self::ManyLanes => depth / 10 * 9,
             Self::Vram999 | Self::Quantization999 => depth / 1000 * 999,
-            Self::AllEligible | Self::NoStatistics | Self::Completed | Self::OldSnapshot | Self::Sparse => 0,
+            Self::AllEligible
+            | Self::NoStatistics
+            | Self::Completed
+            | Self::OldSnapshot
+            | Self::Sparse
+            | Self::VerySparse => 0,
+        }
+    }
+
+    /// Of how many rows one fits, in a mix whose claimable rows stand apart.
+    fn gap(self) -> Option<i64> {
+        match self {
+            Self::Sparse => Some(150),
+            Self::VerySparse => Some(60_000),
+            _ => None,
         }
     }
 
     /// Whether a queue of this depth has rows that a claim can take.
     pub(crate) fn fits(self, depth: i64) -> bool {
-        self != Self::Sparse || depth / 150 >= 6_000
+        self.gap().is_none_or(|gap| depth / gap >= 10)
+    }
+
+    /// Whether claimed rows become ready again before each turn, because there are too few of them.
+    pub(crate) fn restocks(self) -> bool {
+        self.gap().is_some()
+    }
+
+    /// How many of `claims` a turn may make at this depth, by so many connections, so that rows are left for
+    /// the last of them. At least one by each connection, some of which may then find nothing.
+    pub(crate) fn claims_of_a_turn(self, depth: i64, claims: usize, connections: usize) -> usize {
+        let claimable = self.gap().map_or(depth, |gap| depth / gap);
+        claims.min(usize::try_from(claimable).unwrap_or(usize::MAX)).max(connections)
     }
 
     /// How many claimable rows are completed before the measurement.
@@ -162,8 +217,11 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
     load_lanes(client, mix.lanes()).await;
     let job = fixture::enqueue_run(client, &fixture::run()).await.rows[0].queue_id;
     let ahead = mix.ahead(depth);
-    let claimable = if mix == Mix::Sparse { depth } else { (depth - ahead).max(CLAIMABLE_MIN) };
+    let claimable = if mix.gap().is_some() { depth } else { (depth - ahead).max(CLAIMABLE_MIN) };
     let total = mix.completed() + ahead + claimable;
+    // Building the indexes in the end takes a third of the time of filling them row by row. It would tell the planner
+    // how many rows there are.
+    let build_indexes = if mix == Mix::NoStatistics { String::new() } else { drop_indexes(client).await };
     // Foreign keys hold by construction, and checking each would take longer than the load.
     client.batch_execute("SET session_replication_role = replica").await.expect("a superuser");
     for from in (0..total).step_by(usize::try_from(BATCH).expect("small")) {
@@ -184,6 +242,7 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
         .expect("jobs");
     client.batch_execute("SET session_replication_role = DEFAULT").await.expect("a superuser");
     client.execute("DELETE FROM run_queue WHERE queue_id = $1", &[&job]).await.expect("the pattern goes");
+    client.batch_execute(&build_indexes).await.expect("the indexes are built");
     if mix != Mix::NoStatistics {
         client.batch_execute("VACUUM (ANALYZE)").await.expect("vacuum");
     }
@@ -191,6 +250,19 @@ pub(crate) async fn load(client: &Client, elsewhere: Client, mix: Mix, depth: i6
     client.batch_execute("CHECKPOINT").await.expect("a checkpoint");
     eprintln!("\r{} {depth}: {total} rows loaded in {} s        ", mix.name(), started.elapsed().as_secs());
     snapshot
+}
+
+/// Drops the indexes that no constraint needs. Returns the statements that build them again.
+async fn drop_indexes(client: &Client) -> String {
+    let statements = "
+        SELECT string_agg(format('DROP INDEX %s;', i.indexrelid::regclass), ''),
+               string_agg(pg_get_indexdef(i.indexrelid) || ';', '')
+          FROM pg_index i
+         WHERE i.indrelid IN ('run_queue'::regclass, 'queue_jobs'::regclass, 'runs'::regclass)
+           AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)";
+    let row = client.query_one(statements, &[]).await.expect("the indexes");
+    client.batch_execute(row.get(0)).await.expect("the indexes are dropped");
+    row.get(1)
 }
 
 async fn load_lanes(client: &Client, lanes: Lanes) {
@@ -235,7 +307,7 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
              SELECT run_id, (SELECT min(prompt_id) FROM prompts), now() - interval '10 days' + i * interval '1 ms',
                     CASE WHEN is_ahead AND NOT $4 THEN now() + interval '1 day' END,
                     1000000 + (i % $5::bigint
-                               + CASE WHEN is_ahead AND $4 AND NOT $8 OR $9 AND i % 150 > 0 THEN $5 ELSE 0 END)
+                               + CASE WHEN is_ahead AND $4 AND NOT $8 OR i % $9::bigint > 0 THEN $5 ELSE 0 END)
                               * $7::bigint
                     + i / $5 % $6::bigint + CASE WHEN is_ahead AND $4 AND $8 THEN $6 ELSE 0 END
                FROM made",
@@ -248,7 +320,8 @@ async fn load_rows(client: &Client, mix: Mix, ahead: i64, from: i64, to: i64) {
                 &i64::from(sizes),
                 &i64::from(lanes.sizes),
                 &lanes.by_size,
-                &(mix == Mix::Sparse),
+                // Every row is a multiple of 1.
+                &mix.gap().unwrap_or(1),
             ],
         )
         .await

@@ -9,22 +9,25 @@ pub(crate) struct Options {
     pub(crate) mixes: Vec<Mix>,
     /// How many rows are in the queue.
     pub(crate) depths: Vec<i64>,
-    /// How many claim at once.
-    pub(crate) connections: Vec<usize>,
+    /// How many claim at once; empty: as many as each mix is measured with.
+    connections: Vec<usize>,
     /// How often floor and operation take turns in one cell of the table.
     pub(crate) rounds: usize,
     /// Claims of one turn, all connections together.
     pub(crate) claims: usize,
     /// Rows of the parts on enqueueing and reaping.
     pub(crate) bulk: i64,
-    /// Compare with graphile-worker (Node.js and npm needed), and nothing else.
-    pub(crate) graphile: bool,
+    /// Whether to measure everything that README and the goals state.
+    pub(crate) full: bool,
+    /// Whether to compare with graphile-worker, and nothing else.
+    pub(crate) only_graphile: bool,
 }
 
 const HELP: &str = "\
-cargo bench -p bakeoff-core --bench queue -- [options]
+cargo bench --workspace --bench queue -- [options]
   --small            some mixes, 10k and 100k rows, 1 and 8 connections; about two minutes (the default)
-  --full             every mix, 10k, 100k, 1M and 3M rows, 1, 8 and 64 connections
+  --full             every mix, 10k, 100k, 1M and 3M rows, up to 64 connections, and the comparison with graphile-worker;
+                     prints README's tables and writes its plot
   --graphile         only the comparison with graphile-worker; needs node and npm
   --mix NAME         only this mix (may be repeated): ";
 
@@ -71,15 +74,23 @@ impl Options {
                 depths,
                 if full { &[10_000, 100_000, 1_000_000, 3_000_000] } else { &[10_000, 100_000] },
             ),
-            connections: match (connections.is_empty(), full) {
-                (false, _) => connections,
-                (true, true) => vec![1, 8, 64],
-                (true, false) => vec![1, 8],
-            },
+            connections,
             rounds: if full { 5 } else { 2 },
             claims: if full { 400 } else { 80 },
-            graphile,
+            full,
+            only_graphile: graphile,
             bulk: if full { 100_000 } else { 10_000 },
         }))
+    }
+
+    /// Numbers of connections that a mix is measured with. No goal or table names more than one for a mix in which
+    /// claims do not contend for rows.
+    pub(crate) fn connections(&self, mix: Mix) -> &[usize] {
+        match (self.connections.as_slice(), self.full) {
+            ([], true) if mix == Mix::AllEligible || mix.restocks() => &[1, 8, 64],
+            ([], false) if mix == Mix::AllEligible || mix.restocks() => &[1, 8],
+            ([], _) => &[1],
+            (asked, _) => asked,
+        }
     }
 }

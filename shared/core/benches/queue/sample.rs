@@ -3,9 +3,14 @@
 use crate::connection::{Connection, Operation};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 /// Time limit of a turn: the plain design needs seconds for one claim.
 const TURN_LIMIT: Duration = Duration::from_secs(1);
+
+const RESTOCK: &str = "UPDATE run_queue
+       SET status = 'PENDING', claim_id = NULL, claimed_by = NULL, claimed_at = NULL, lease_expires_at = NULL
+     WHERE status = 'CLAIMED'";
 
 /// Latencies of one operation, and the time of all its turns.
 #[derive(Clone, Debug, Default)]
@@ -52,18 +57,25 @@ impl Sample {
 }
 
 /// Runs the operations in turns, so that other load on the machine affects all of them.
+///
+/// `restock`: a connection that makes all claimed rows ready again before each turn, untimed.
 pub(crate) async fn take_turns(
     connections: &mut Vec<Connection>,
     operations: &[Operation],
     rounds: usize,
     claims: usize,
+    restock: Option<&Client>,
 ) -> Vec<Sample> {
-    let each = claims.div_ceil(connections.len()).max(10);
+    let least = if restock.is_some() { 1 } else { 10 };
+    let each = claims.div_ceil(connections.len()).max(least);
     let mut samples = vec![Sample::default(); operations.len()];
     for round in 0..=rounds {
         for (operation, sample) in operations.iter().zip(&mut samples) {
+            if let Some(client) = restock {
+                client.batch_execute(RESTOCK).await.expect("claimed rows are ready again");
+            }
             let turn = turn(connections, *operation, if round == 0 { 7 } else { each }).await;
-            // The first turn compiles functions and plans statements: connections of a pool live long.
+            // The first turn prepares statements and plans: connections of a pool live long.
             if round > 0 {
                 sample.add(turn);
             }
