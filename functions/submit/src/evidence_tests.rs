@@ -1,7 +1,7 @@
 //! Accepted submissions of all three forms verify again, and what was changed in the database shows.
 
 use super::{answer, dispatch};
-use bakeoff_core::results::submit::SubmitRequest;
+use bakeoff_core::results::submission::SubmitRequest;
 use bakeoff_testkit::Database;
 use bakeoff_testkit::event::{Event, Service, app, context, serve};
 use bakeoff_testkit::fixture::{self, Machine};

@@ -17,15 +17,16 @@ mod trusted_root;
 mod verify_evidence;
 
 use bakeoff_core::audit::record_refused_submission;
-use bakeoff_core::results::submit::{Accepted, Form, SubmitRequest, SubmitTerms, submit, verify_envelope};
+use bakeoff_core::results::submission::{Form, SubmitRequest, verify_envelope};
+use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit};
 use bakeoff_core::runners::allowlist::check_runner;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::app::parse_body;
+use bakeoff_lambda::database::Session;
 use bakeoff_lambda::direct::{direct_outcome, is_http, serve_http};
 use bakeoff_lambda::serve::{start, time_left, with_retry};
 use bakeoff_lambda::telemetry::Metric;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
-use deadpool_postgres::Object;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -75,7 +76,7 @@ async fn answer(app: &App, request: Request) -> Result {
 async fn accept(
     app: &App,
     service: &str,
-    client: &Object,
+    client: &Session,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
     submitted: &SubmitRequest<'_>,

@@ -8,16 +8,17 @@ use bakeoff_attestation::{
 use bakeoff_core::Error;
 use bakeoff_core::field_error::{FieldError, FieldErrors};
 use bakeoff_core::results::canonical_json::CanonicalJson;
-use bakeoff_core::results::submit::{Signer, SignerKind, VerifiedSubmission};
+use bakeoff_core::results::submission::{Signer, SignerKind, VerifiedSubmission};
 use bakeoff_core::runners::allowlist::signers;
 use bakeoff_core::runners::key::PublicKey as RunnerKey;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
+use bakeoff_lambda::database::Session;
 use bakeoff_lambda::{App, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use deadpool_postgres::Object;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The members of a result that a manifest repeats. The others, above all the records, are not read here.
@@ -33,7 +34,7 @@ struct ResultFields {
 }
 
 /// Decodes the base64 files and checks them against their manifest.
-pub(crate) fn parse(files: &BTreeMap<String, String>) -> Result<PublicationBundle> {
+pub(crate) fn parse(files: &BTreeMap<String, Cow<'_, str>>) -> Result<PublicationBundle> {
     Ok(PublicationBundle::parse(decode_files(files)?).map_err(invalid_fields)?)
 }
 
@@ -43,7 +44,7 @@ pub(crate) fn parse(files: &BTreeMap<String, String>) -> Result<PublicationBundl
 /// A key bundle must be signed by the runner's own key, a keyless bundle by an identity on the allowlist.
 pub(crate) async fn verify<'a>(
     app: &App,
-    client: &Object,
+    client: &Session,
     runner: &AuthenticatedRunner,
     files: &'a PublicationBundle,
 ) -> Result<VerifiedSubmission<'a>> {
@@ -94,11 +95,13 @@ pub(crate) fn signed_result(files: &PublicationBundle) -> std::result::Result<Ca
     if differences.is_empty() { Ok(result) } else { Err(invalid_fields(differences)) }
 }
 
-fn decode_files(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {
+fn decode_files(
+    files: &BTreeMap<String, Cow<'_, str>>,
+) -> std::result::Result<BTreeMap<String, Vec<u8>>, Error> {
     let mut errors = FieldErrors::default();
     let mut decoded = BTreeMap::new();
     for (name, content) in files {
-        match STANDARD.decode(content) {
+        match STANDARD.decode(content.as_bytes()) {
             Ok(content) => {
                 decoded.insert(name.clone(), content);
             }
@@ -112,7 +115,7 @@ fn decode_files(files: &BTreeMap<String, String>) -> std::result::Result<BTreeMa
 }
 
 /// Looks up the certificate's identity on the allowlist.
-async fn allowed_signer(client: &Object, verified: &VerifiedSignature) -> Result<Signer> {
+async fn allowed_signer(client: &Session, verified: &VerifiedSignature) -> Result<Signer> {
     let identity = verified
         .identity()
         .ok_or_else(|| Error::Internal("a verified keyless bundle has no identity".into()))?;

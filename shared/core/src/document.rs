@@ -8,6 +8,7 @@ use crate::name::{NOT_A_NAME, Name};
 use crate::results::canonical_json::CanonicalForm;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -211,16 +212,18 @@ impl<'a> Object<'a> {
         value
     }
 
-    /// Takes an optional object whose members are all strings: the strings by name.
+    /// Takes an optional object whose members are all strings: the strings by name, borrowed if they have no
+    /// escapes.
     pub(crate) fn texts(
         &mut self,
         name: &'static str,
         errors: &mut FieldErrors,
-    ) -> Option<BTreeMap<String, String>> {
+    ) -> Option<BTreeMap<String, Cow<'a, str>>> {
         let object = self.object(name, errors)?;
         let mut texts = BTreeMap::new();
         for (member, value) in &object.members {
-            match serde_json::from_str(value.get()) {
+            let text = serde_json::from_str::<&'a str>(value.get()).map(Cow::Borrowed);
+            match text.or_else(|_| serde_json::from_str(value.get()).map(Cow::Owned)) {
                 Ok(text) => {
                     texts.insert(member.clone(), text);
                 }

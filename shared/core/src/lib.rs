@@ -14,6 +14,7 @@ pub mod queue;
 pub mod results;
 pub mod runners;
 pub mod runs;
+pub mod session;
 mod utc;
 
 pub use error::Error;

@@ -6,7 +6,7 @@ use bakeoff_core::field_error::FieldError;
 use bakeoff_core::queue::claim::ClaimRequest;
 use bakeoff_core::queue::heartbeat::HeartbeatRequest;
 use bakeoff_core::queue::release::ReleaseRequest;
-use bakeoff_core::results::submit::{Form, SubmitRequest};
+use bakeoff_core::results::submission::{Form, SubmitRequest};
 use bakeoff_core::runners::allowlist::NewEntry;
 use bakeoff_core::runners::register::Registration;
 use bakeoff_core::runners::revoke::parse_reason;

@@ -1,14 +1,13 @@
 //! The state that a function's requests share. Each part is set up when a request first needs it.
 
 use crate::config::{Config, KeySource, TrustedRootSource};
-use crate::database::Database;
+use crate::database::{Database, Session};
 use crate::problem::Refusal;
 use crate::request::Request;
 use crate::secrets::{KeyCache, Secrets, read_file};
 use bakeoff_core::Error;
 use bakeoff_core::field_error::FieldError;
 use bakeoff_core::runners::token::{ServiceKeys, VerifyingKeys};
-use deadpool_postgres::Object;
 use std::sync::Arc;
 
 /// Configuration, secrets and the database connection of one execution environment.
@@ -32,7 +31,8 @@ impl App {
         Self {
             signing_keys: KeyCache::new(config.signing_keys.clone(), ServiceKeys::from_jwk_set),
             verifying_keys: KeyCache::new(config.verifying_keys.clone(), VerifyingKeys::from_jwk_set),
-            database: Database::new(config.database.clone(), config.database_roots.clone()),
+            database: Database::new(config.database.clone(), config.database_roots.clone())
+                .with_prepared_statements(config.prepared_statements),
             secrets,
             config,
         }
@@ -105,7 +105,7 @@ impl App {
     }
 
     /// Returns the database connection, and connects if necessary.
-    pub async fn database(&self) -> Result<Object, Refusal> {
+    pub async fn database(&self) -> Result<Session, Refusal> {
         Ok(self.database.client(&self.secrets).await?)
     }
 

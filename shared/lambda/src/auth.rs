@@ -1,12 +1,12 @@
 //! Authentication of callers: runners by token, registering runners by DPoP proof, admins by IAM.
 
 use crate::app::App;
+use crate::database::Session;
 use crate::problem::Refusal;
 use crate::request::Request;
 use bakeoff_core::Error;
 use bakeoff_core::runners::proof::ProvenKey;
 use bakeoff_core::runners::runner::{Admin, AuthenticatedRunner};
-use deadpool_postgres::Object;
 
 impl App {
     /// Authenticates the runner by its token, and returns it with a database connection. Reads the keys and
@@ -14,7 +14,7 @@ impl App {
     ///
     /// Does not check the allowlist: the operation's own statement checks that the runner's key is still
     /// allowed.
-    pub async fn runner(&self, request: &Request) -> Result<(AuthenticatedRunner, Object), Refusal> {
+    pub async fn runner(&self, request: &Request) -> Result<(AuthenticatedRunner, Session), Refusal> {
         let token = bearer(request)?;
         let (runner, client) = tokio::join!(self.authenticate(request, token), self.database());
         // The token's error comes first, so that a caller without a valid token learns nothing of the

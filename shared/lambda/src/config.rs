@@ -26,6 +26,10 @@ pub struct Config {
     /// `DATABASE_FUNCTIONS_SECRET_ARN`, for `migrate`: the secret with the password of the role that the other
     /// functions connect as.
     pub functions_secret: Option<String>,
+    /// Whether a connection keeps prepared statements: `DATABASE_PREPARED_STATEMENTS`, default `false`. Only
+    /// for connections that reach the server directly: a prepared statement pins a connection of RDS Proxy to
+    /// one client, and is missing from the next server session of another multiplexing proxy.
+    pub prepared_statements: bool,
     /// Source of the keys that sign: `SIGNING_KEYS_FILE`, else the secret `SIGNING_KEYS_SECRET_ARN`.
     pub signing_keys: KeySource,
     /// Source of the keys that verify, for a function without signing keys: the secret
@@ -121,6 +125,12 @@ impl Config {
             database: Self::database(variable)?,
             database_roots: variable("PGSSLROOTCERT").map_or(Roots::Aws, Roots::File),
             functions_secret: variable("DATABASE_FUNCTIONS_SECRET_ARN"),
+            prepared_statements: parse_variable(
+                variable,
+                "DATABASE_PREPARED_STATEMENTS",
+                false,
+                "must be true or false",
+            )?,
             signing_keys: match (variable("SIGNING_KEYS_FILE"), variable("SIGNING_KEYS_SECRET_ARN")) {
                 (Some(file), _) => KeySource::File(file),
                 (None, Some(secret)) => KeySource::Secret(secret),

@@ -4,13 +4,16 @@ use crate::config::DatabaseSource;
 use crate::secrets::{DatabaseCredentials, Secrets};
 use crate::tls::Roots;
 use bakeoff_core::Error;
+use bakeoff_core::session::{self, Parameters};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts};
 use std::error::Error as _;
+use std::ops::Deref;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio_postgres::NoTls;
 use tokio_postgres::config::{Config, SslMode};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, NoTls, Row};
 
 /// Timeout for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,25 +23,41 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Database {
     source: DatabaseSource,
     roots: Roots,
+    prepared_statements: bool,
     pool: Mutex<Option<Pool>>,
+}
+
+/// A connection from the pool, which returns to it when dropped.
+#[derive(Debug)]
+pub struct Session {
+    object: Object,
+    prepared_statements: bool,
 }
 
 impl Database {
     /// Creates a database for `source`, without connecting. `roots` must lead to the server's certificate.
     pub fn new(source: DatabaseSource, roots: Roots) -> Self {
-        Self { source, roots, pool: Mutex::new(None) }
+        Self { source, roots, prepared_statements: false, pool: Mutex::new(None) }
+    }
+
+    /// Sets whether connections keep prepared statements; see
+    /// [`Config::prepared_statements`](crate::config::Config::prepared_statements).
+    #[must_use]
+    pub fn with_prepared_statements(self, prepared_statements: bool) -> Self {
+        Self { prepared_statements, ..self }
     }
 
     /// Returns the connection, and connects if necessary.
-    pub async fn client(&self, secrets: &Secrets) -> Result<Object, ConnectionError> {
-        match self.pool(secrets).await?.get().await {
+    pub async fn client(&self, secrets: &Secrets) -> Result<Session, ConnectionError> {
+        let object = match self.pool(secrets).await?.get().await {
             // The password was rotated after it was read; read it again.
             Err(PoolError::Backend(error)) if is_authentication_failure(&error) => {
                 self.disconnect().await;
-                Ok(self.pool(secrets).await?.get().await?)
+                self.pool(secrets).await?.get().await?
             }
-            connected => Ok(connected?),
-        }
+            connected => connected?,
+        };
+        Ok(Session { object, prepared_statements: self.prepared_statements })
     }
 
     /// Drops the connection, so that the next one goes to the current primary.
@@ -79,6 +98,30 @@ impl Database {
         // primary.
         config.tcp_user_timeout(CONNECT_TIMEOUT);
         Ok(config)
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.object
+    }
+}
+
+impl session::Session for Session {
+    async fn query_row(
+        &self,
+        statement: &'static str,
+        parameters: Parameters<'_>,
+    ) -> Result<Row, tokio_postgres::Error> {
+        if !self.prepared_statements {
+            return self.object.query_typed_one(statement, parameters).await;
+        }
+        let types: Vec<Type> = parameters.iter().map(|(_, parameter_type)| parameter_type.clone()).collect();
+        let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+        let prepared = self.object.prepare_typed_cached(statement, &types).await?;
+        self.object.query_one(&prepared, &values).await
     }
 }
 

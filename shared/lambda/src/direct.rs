@@ -8,7 +8,9 @@ use crate::response::Reply;
 use crate::serve::respond;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use lambda_http::lambda_runtime::LambdaEvent;
+use lambda_http::request::LambdaRequest;
 use lambda_http::{Body, Error, RequestExt, Response};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -43,7 +45,10 @@ where
     H: Fn(A, Request) -> F,
     F: Future<Output = crate::Result>,
 {
-    let request = lambda_http::request::from_str(event.payload.get())?.with_lambda_context(event.context);
+    // `lambda_http::request::from_str` copies the event first, to try several kinds of it.
+    let payload: ApiGatewayV2httpRequest = serde_json::from_str(event.payload.get())?;
+    let request = lambda_http::Request::from(LambdaRequest::ApiGatewayV2(payload));
+    let request = request.with_lambda_context(event.context);
     as_gateway_response(respond(app, handler, request).await?)
 }
 

@@ -6,7 +6,10 @@ use crate::problem::Refusal;
 use crate::request::Request;
 use crate::response::Reply;
 use crate::telemetry::{log_to_stdout, publish};
-use lambda_http::{Body, Context, RequestExt, Response, service_fn};
+use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
+use lambda_http::lambda_runtime::{self, LambdaEvent};
+use lambda_http::request::LambdaRequest;
+use lambda_http::{Adapter, Body, Context, RequestExt, Response, Service, service_fn};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout_at;
 
@@ -25,8 +28,13 @@ where
 {
     let app = start()?;
     let handler = &handler;
-    lambda_http::run(service_fn(|request: lambda_http::Request| async move {
+    let adapter = Adapter::from(service_fn(|request: lambda_http::Request| async move {
         respond(app, handler, request).await
+    }));
+    // Parses the event once, as the only kind this API sends. `lambda_http::run` copies it first, to try several.
+    lambda_runtime::run(service_fn(|event: LambdaEvent<ApiGatewayV2httpRequest>| {
+        let request = LambdaRequest::ApiGatewayV2(event.payload);
+        adapter.clone().call(LambdaEvent::new(request, event.context))
     }))
     .await
 }

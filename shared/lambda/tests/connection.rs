@@ -3,13 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bakeoff_core::Error;
+use bakeoff_core::session::Session as _;
+use bakeoff_lambda::config::DatabaseSource;
+use bakeoff_lambda::database::Database;
+use bakeoff_lambda::secrets::Secrets;
 use bakeoff_lambda::serve::with_retry;
+use bakeoff_lambda::tls::Roots;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
 use bakeoff_testkit::event::{Event, Service, app, serve};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio_postgres::types::Type;
 
 const TERMINATE_BACKEND: &str = "SELECT pg_terminate_backend(pg_backend_pid())";
 
@@ -141,4 +147,26 @@ async fn without_a_database_the_service_is_unavailable() {
 
     let answer = serve(&app(&[]), handler, &Event::outside_the_api()).await;
     assert_eq!(answer.problem(500, "internal")["errors"], Value::Null);
+}
+
+/// Prepared statements are kept only where the configuration says that the connection may have them: behind a
+/// multiplexing proxy they would pin a server session or be missing from it.
+#[tokio::test]
+async fn statements_are_prepared_once_and_only_if_configured() {
+    let database = bakeoff_testkit::Database::create().await;
+    for (prepared_statements, expected) in [(false, 0), (true, 1)] {
+        let source = DatabaseSource::Url(database.url().to_owned());
+        let session = Database::new(source, Roots::Aws)
+            .with_prepared_statements(prepared_statements)
+            .client(&Secrets::default())
+            .await
+            .unwrap();
+        for n in 0..3 {
+            let row = session.query_row("SELECT $1 + 1", &[(&n, Type::INT4)]).await.unwrap();
+            assert_eq!(row.get::<_, i32>(0), n + 1);
+        }
+        let kept = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT $1 + 1'";
+        let kept = session.query_typed(kept, &[]).await.unwrap();
+        assert_eq!(kept[0].get::<_, i64>(0), expected);
+    }
 }

@@ -7,7 +7,8 @@ use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
 use bakeoff_core::queue::lease::LeaseTerms;
 use bakeoff_core::queue::reap::reap;
 use bakeoff_core::results::canonical_json::CanonicalForm;
-use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit, verify_envelope};
+use bakeoff_core::results::submission::verify_envelope;
+use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit};
 use bakeoff_core::runners::allowlist::{self, NewEntry};
 use bakeoff_core::runners::key::PublicKey;
 use bakeoff_core::runners::proof::ProvenKey;
@@ -15,6 +16,7 @@ use bakeoff_core::runners::register::{Registration, register};
 use bakeoff_core::runners::runner::{Admin, AuthenticatedRunner};
 use bakeoff_core::runners::token::{ServiceKeys, rotate_key_set};
 use bakeoff_core::runs::enqueue::{Enqueued, EnqueuedRow, NewRun, enqueue};
+use bakeoff_core::session::Session;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -346,7 +348,7 @@ pub fn envelope(machine: &Machine, result: &Value) -> Box<RawValue> {
 /// # Errors
 /// The core's refusal.
 pub async fn submit_result(
-    client: &Client,
+    client: &impl Session,
     runner: &Runner,
     job: &Job,
     result: &Value,

@@ -6,11 +6,12 @@ use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors};
 use crate::queue::lease::LeaseTerms;
 use crate::runners::runner::{AuthenticatedRunner, Capabilities};
+use crate::session::Session;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
+use tokio_postgres::Row;
 use tokio_postgres::types::{Json, Type};
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 const CLAIM: &str = "SELECT * FROM queue_claim($1, $2, $3, $4, $5, $6)";
@@ -112,14 +113,14 @@ impl ClaimRequest {
 /// [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] if the claim id was used before and its claim has ended;
 /// [`Error::ClaimIdTaken`] if the claim id is another runner's.
 pub async fn claim(
-    client: &Client,
+    client: &impl Session,
     runner: &AuthenticatedRunner,
     terms: LeaseTerms,
     request: &ClaimRequest,
 ) -> Result<ClaimOutcome, Error> {
     let capabilities = request.capabilities.as_ref();
     let row = client
-        .query_typed_one(
+        .query_row(
             CLAIM,
             &[
                 (&runner.runner_id(), Type::TEXT),

@@ -5,9 +5,9 @@ use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors};
 use crate::queue::lease::LeaseTerms;
 use crate::runners::runner::AuthenticatedRunner;
+use crate::session::Session;
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio_postgres::Client;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
@@ -68,14 +68,14 @@ impl HeartbeatRequest {
 /// [`Error::KeyNotAllowed`]; [`Error::ClaimLost`] if the claim has ended for any reason other than a cancel or
 /// another runner's result.
 pub async fn heartbeat(
-    client: &Client,
+    client: &impl Session,
     runner: &AuthenticatedRunner,
     terms: LeaseTerms,
     run_id: Uuid,
     request: &HeartbeatRequest,
 ) -> Result<Heartbeat, Error> {
     let row = client
-        .query_typed_one(
+        .query_row(
             HEARTBEAT,
             &[
                 (&run_id, Type::UUID),

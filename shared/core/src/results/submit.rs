@@ -3,23 +3,21 @@
 //! Checks run in the contract's order: shape, signature, signer, binding to the run, schema, claim. Nothing is
 //! written before all of them have passed.
 
-use crate::document::Object;
 use crate::error::Error;
-use crate::field_error::{FieldError, FieldErrors};
-use crate::results::canonical_json::CanonicalJson;
-use crate::results::envelope::Envelope;
 use crate::results::metrics::{ModelMetrics, hardware_metrics, model_metrics};
 use crate::results::run_result::RunResult;
+use crate::results::submission::{VerifiedSubmission, with_pointer_prefix};
 use crate::runners::runner::AuthenticatedRunner;
 use crate::runners::token::{ReceiptClaims, ServiceKeys};
+use crate::session::Session;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use time::OffsetDateTime;
+use tokio::task::yield_now;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{Json, Type};
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 const LOOKUP: &str = "SELECT * FROM queue_submit_lookup($1, $2, $3, $4, $5)";
@@ -28,72 +26,6 @@ const SUBMIT: &str = "SELECT queue_submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $1
 /// Maximum lookups of one submit. Another is needed only if the row's state changed between lookup and write,
 /// because another transaction reaped, claimed, cancelled or completed it.
 const LOOKUPS_MAX: u32 = 5;
-
-/// A request to submit. Nothing in it is verified yet.
-#[derive(Debug)]
-pub struct SubmitRequest<'a> {
-    /// The claim the result was made under.
-    pub claim_id: Uuid,
-    /// The signed result.
-    pub form: Form<'a>,
-}
-
-/// The two forms of a submission.
-#[derive(Debug)]
-pub enum Form<'a> {
-    /// The harness's signed envelope, as received.
-    Envelope(&'a RawValue),
-    /// A publication bundle: the files by name, in base64.
-    Files(BTreeMap<String, String>),
-}
-
-/// A result whose signature verified. Created by [`verify_envelope`], and through
-/// [`VerifiedSubmission::attested`] by the caller of the attestation crate.
-#[derive(Debug)]
-pub struct VerifiedSubmission<'a> {
-    signer: Signer,
-    sha256: [u8; 32],
-    result: CanonicalJson<'a>,
-    files: Vec<(&'a str, &'a [u8])>,
-}
-
-/// The verified signer, and the evidence of it.
-#[derive(Clone, Debug)]
-pub struct Signer {
-    /// The kind of signature.
-    pub kind: SignerKind,
-    /// The key's thumbprint, or the certificate's identity.
-    pub name: String,
-    /// The OIDC issuer of a keyless signer.
-    pub issuer: Option<String>,
-    /// The allowlist's `key_id` of a keyless signer. The statement that writes the result checks it again.
-    pub key_id: Option<String>,
-    /// Signing times that a transparency log or a timestamp authority signed.
-    pub verified_times: Vec<OffsetDateTime>,
-    /// SHA-256 of the trusted root used.
-    pub trust_root_sha256: Option<[u8; 32]>,
-}
-
-/// The kinds of signature, as in `submissions.signer_kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignerKind {
-    /// The harness's envelope, signed by the runner's key.
-    Envelope,
-    /// A Sigstore bundle signed by the runner's key.
-    KeyBundle,
-    /// A Sigstore bundle signed under a Fulcio certificate.
-    KeylessBundle,
-}
-
-impl SignerKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Envelope => "envelope",
-            Self::KeyBundle => "key-bundle",
-            Self::KeylessBundle => "keyless-bundle",
-        }
-    }
-}
 
 /// What the service demands of a result, and signs its receipt with.
 #[derive(Clone, Copy, Debug)]
@@ -146,97 +78,6 @@ pub struct AcceptedSigner {
     pub issuer: Option<String>,
 }
 
-impl<'a> SubmitRequest<'a> {
-    /// Parses the request's body.
-    ///
-    /// # Errors
-    /// Every field error.
-    pub fn parse(body: &'a str) -> Result<Self, Vec<FieldError>> {
-        let mut errors = FieldErrors::default();
-        let request = Object::parse(body, "", &mut errors).and_then(|mut object| {
-            let claim_id = object.required_uuid("claim_id", &mut errors);
-            let envelope = object.raw("envelope");
-            let files = object.texts("files", &mut errors);
-            let form = match (envelope, files) {
-                (Some(envelope), None) => Some(Form::Envelope(envelope)),
-                (None, Some(files)) => Some(Form::Files(files)),
-                _ => {
-                    errors.push("", "needs either envelope or files");
-                    None
-                }
-            };
-            object.finish(&mut errors);
-            Some(Self { claim_id: claim_id?, form: form? })
-        });
-        errors.finish(request)
-    }
-}
-
-/// Verifies the harness's envelope under the key that the runner's token is bound to, so that a runner cannot
-/// submit another runner's result.
-///
-/// # Errors
-/// [`Error::Invalid`], [`Error::SignatureInvalid`].
-pub fn verify_envelope<'a>(
-    runner: &AuthenticatedRunner,
-    envelope: &'a RawValue,
-) -> Result<VerifiedSubmission<'a>, Error> {
-    let verified = Envelope::parse(envelope.get())
-        .map_err(|errors| with_pointer_prefix("/envelope", errors))?
-        .verify(runner.key().verifying_key())
-        .map_err(|invalid| Error::SignatureInvalid(invalid.to_string()))?;
-    Ok(VerifiedSubmission {
-        signer: Signer {
-            kind: SignerKind::Envelope,
-            name: runner.key().key_id().to_string(),
-            issuer: None,
-            key_id: None,
-            verified_times: Vec::new(),
-            trust_root_sha256: None,
-        },
-        sha256: verified.sha256(),
-        result: verified.result(),
-        files: vec![("envelope.json", envelope.get().as_bytes())],
-    })
-}
-
-/// Maximum length, in characters, of a signed `run_id` that a refusal repeats. A UUID has 36.
-const SIGNED_RUN_ID_MAX: usize = 100;
-
-impl<'a> VerifiedSubmission<'a> {
-    /// Wraps a publication bundle that the caller verified with the attestation crate.
-    pub fn attested(
-        signer: Signer,
-        sha256: [u8; 32],
-        result: CanonicalJson<'a>,
-        files: Vec<(&'a str, &'a [u8])>,
-    ) -> Self {
-        Self { signer, sha256, result, files }
-    }
-
-    /// Parses the result and checks that it was signed for this run. A result of another run is refused as that,
-    /// whatever else is wrong with it.
-    fn result_of(&self, run_id: Uuid) -> Result<RunResult, Error> {
-        #[derive(Deserialize)]
-        struct Named {
-            run_id: String,
-        }
-        let read = RunResult::from_canonical(self.result);
-        let signed = match &read {
-            Ok(result) => Some(result.run_id().to_owned()),
-            Err(_) => serde_json::from_str(self.result.as_str()).ok().map(|Named { run_id }| run_id),
-        };
-        match signed {
-            Some(signed) if signed != run_id.to_string() => {
-                // A signer may have written any text there; the response and the audit entry repeat it.
-                let signed = signed.chars().take(SIGNED_RUN_ID_MAX).collect();
-                Err(Error::RunMismatch { signed })
-            }
-            _ => read.map_err(|errors| with_pointer_prefix("/result", errors)),
-        }
-    }
-}
-
 /// Accepts a verified result: writes evidence, metrics, run and row in one transaction.
 ///
 /// Idempotent: the same result gets the same receipt. A lapsed claim still completes its row if no other result
@@ -246,17 +87,22 @@ impl<'a> VerifiedSubmission<'a> {
 /// [`Error::RunMismatch`], [`Error::Invalid`], [`Error::KeyNotAllowed`], [`Error::SignerNotAllowed`],
 /// [`Error::ClaimLost`], [`Error::RunFinished`].
 pub async fn submit(
-    client: &Client,
+    client: &impl Session,
     terms: SubmitTerms<'_>,
     runner: &AuthenticatedRunner,
     run_id: Uuid,
     claim_id: Uuid,
     verified: &VerifiedSubmission<'_>,
 ) -> Result<Accepted, Error> {
-    let result = verified.result_of(run_id)?;
+    let lookup = || ClaimState::lookup(client, runner, run_id, claim_id, &verified.sha256);
+    // Parsing takes about as long as a lookup. It starts once the connection has sent that.
+    let (mut state, result) = tokio::join!(lookup(), async {
+        yield_now().await;
+        verified.result_of(run_id)
+    });
+    let result = result?;
     for _ in 0..LOOKUPS_MAX {
-        let claim_state = ClaimState::lookup(client, runner, run_id, claim_id, &verified.sha256).await?;
-        let acceptable = match claim_state {
+        let acceptable = match state? {
             ClaimState::AcceptedBefore(accepted) => return Ok(*accepted),
             ClaimState::AcceptableClaim(acceptable) => acceptable,
         };
@@ -264,8 +110,9 @@ pub async fn submit(
         if let Some(accepted) = writing.write(client, &acceptable).await? {
             return Ok(accepted);
         }
+        state = lookup().await;
     }
-    Err(Error::Internal(format!("the row of claim {claim_id} moved {LOOKUPS_MAX} times during one submit")))
+    Err(Error::Internal(format!("the row of claim {claim_id} changed {LOOKUPS_MAX} times during one submit")))
 }
 
 /// The result of a lookup.
@@ -298,14 +145,14 @@ struct JobPrompt {
 
 impl ClaimState {
     async fn lookup(
-        client: &Client,
+        client: &impl Session,
         runner: &AuthenticatedRunner,
         run_id: Uuid,
         claim_id: Uuid,
         sha256: &[u8; 32],
     ) -> Result<Self, Error> {
         let row = client
-            .query_typed_one(
+            .query_row(
                 LOOKUP,
                 &[
                     (&run_id, Type::UUID),
@@ -363,8 +210,12 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Writes it, or `None` if the row has moved since the look.
-    async fn write(&self, client: &Client, acceptable: &AcceptableClaim) -> Result<Option<Accepted>, Error> {
+    /// Writes the result. Returns `None` if the row's state has changed since the lookup.
+    async fn write(
+        &self,
+        client: &impl Session,
+        acceptable: &AcceptableClaim,
+    ) -> Result<Option<Accepted>, Error> {
         let required = self.terms.require_bound;
         let bound = self.result.binding().check(self.claim_id, acceptable.nonce, required)?;
         let metrics = model_metrics(self.result, &acceptable.models, &acceptable.prompts)
@@ -374,7 +225,7 @@ impl Writing<'_> {
         let accepted = self.accepted(acceptable, bound, &metrics)?;
         let (names, contents): (Vec<&str>, Vec<&[u8]>) = self.verified.files.iter().copied().unzip();
         let written = client
-            .query_typed_one(
+            .query_row(
                 SUBMIT,
                 &[
                     (&self.run_id, Type::UUID),
@@ -483,13 +334,6 @@ impl Accepted {
             new: false,
         })
     }
-}
-
-/// Converts the field errors of a part into those of the request.
-fn with_pointer_prefix(at: &str, found: Vec<FieldError>) -> Error {
-    let mut errors = FieldErrors::default();
-    errors.extend_with_prefix(at, found);
-    Error::Invalid(errors.into_vec())
 }
 
 fn hex(bytes: &[u8]) -> String {

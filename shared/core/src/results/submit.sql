@@ -1,5 +1,5 @@
--- Returns whether a claim may complete its row. A claim that lapsed, or that a revocation ended, may do so as
--- long as no other result has.
+-- Returns whether a claim may complete its row. A claim that lapsed, or that a revocation ended, may do so as long as
+-- no other result has.
 --
 -- Returns a table, because Postgres inlines only such a function into its caller's plan. Planning it at each call
 -- takes longer than the rest of a lookup.
@@ -29,8 +29,8 @@ RETURNS TABLE (
       ) c ON true
 $$;
 
--- Reads what a submit needs: whether the same result was accepted before, whether the claim may complete its
--- row, and the job's models and prompts with their database ids.
+-- Reads what a submit needs: whether the same result was accepted before, whether the claim may complete its row, and
+-- the job's models and prompts with their database ids.
 --
 -- The settings here and below: a kept plan may date from a time when the tables were small, and planning each
 -- statement anew takes longer than executing it.
@@ -42,12 +42,12 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
     p_sha256    bytea,
     OUT server_time        timestamptz,
     OUT allowed            boolean,
-    OUT claim_state           text,
+    OUT claim_state        text,
     OUT queue_id           uuid,
     OUT nonce              uuid,
     OUT models             json,
     OUT prompts            json,
-    OUT submission_id      uuid, -- and what follows: of the result that was accepted before
+    OUT submission_id      uuid, -- this and the following: of the same result, accepted before
     OUT submitted_queue_id uuid,
     OUT signer_kind        text,
     OUT signer             text,
@@ -57,7 +57,7 @@ CREATE OR REPLACE FUNCTION queue_submit_lookup(
     OUT bound              boolean,
     OUT metrics            json,
     OUT receipt            text
-) LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off AS $$
+) LANGUAGE plpgsql STABLE SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
     SELECT now(),
@@ -101,11 +101,11 @@ CREATE OR REPLACE FUNCTION queue_submit(
     p_file_names        text[],
     p_file_contents     bytea[]
 ) RETURNS text -- accepted, moved (the state changed: repeat the lookup), key_not_allowed, signer_not_allowed
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-    v_holder   record;
-    v_nonce    uuid;
+    v_holder      record;
+    v_nonce       uuid;
     v_claim_state text;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_key_id, 0));
@@ -185,7 +185,7 @@ END $$;
 -- looked for without its lock, which is held until the commit: results of equal machines would otherwise commit one at
 -- a time.
 CREATE OR REPLACE FUNCTION queue_write_hardware(p_run_id uuid, p_hardware json)
-RETURNS void LANGUAGE plpgsql AS $$
+RETURNS void LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     h             record;
@@ -204,7 +204,7 @@ BEGIN
                peak_vram_mb integer, power_limit_w double precision, measured_tflops double precision);
 
     IF num_nonnulls(h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb) > 0 THEN
-        FOR v_look IN 1..2 LOOP
+        FOR v_attempt IN 1..2 LOOP
             SELECT s.system_hardware_id INTO v_hardware_id
               FROM system_hardware s
              WHERE s.cpu_model IS NOT DISTINCT FROM h.cpu_model AND s.cpu_cores IS NOT DISTINCT FROM h.cpu_cores
@@ -212,7 +212,7 @@ BEGIN
                AND s.motherboard IS NULL
              ORDER BY s.system_hardware_id
              LIMIT 1;
-            EXIT WHEN FOUND OR v_look = 2;
+            EXIT WHEN FOUND OR v_attempt = 2;
             PERFORM pg_advisory_xact_lock(hashtextextended('hardware:' || json_build_array(
                 h.cpu_model, h.cpu_cores, h.cpu_threads, h.ram_gb), 0));
         END LOOP;
@@ -224,14 +224,14 @@ BEGIN
     END IF;
 
     IF num_nonnulls(h.os_name, h.os_version, h.driver_version) > 0 THEN
-        FOR v_look IN 1..2 LOOP
+        FOR v_attempt IN 1..2 LOOP
             SELECT s.system_software_id INTO v_software_id
               FROM system_software s
              WHERE s.os_name IS NOT DISTINCT FROM h.os_name AND s.os_version IS NOT DISTINCT FROM h.os_version
                AND s.driver_version IS NOT DISTINCT FROM h.driver_version AND s.runtime_version IS NULL
              ORDER BY s.system_software_id
              LIMIT 1;
-            EXIT WHEN FOUND OR v_look = 2;
+            EXIT WHEN FOUND OR v_attempt = 2;
             PERFORM pg_advisory_xact_lock(hashtextextended('software:' || json_build_array(
                 h.os_name, h.os_version, h.driver_version), 0));
         END LOOP;
@@ -243,13 +243,13 @@ BEGIN
     END IF;
 
     IF h.gpu_model IS NOT NULL THEN
-        FOR v_look IN 1..2 LOOP
+        FOR v_attempt IN 1..2 LOOP
             SELECT g.gpu_hardware_id INTO v_gpu_id
               FROM gpu_hardware g
              WHERE g.gpu_model = h.gpu_model AND g.vram_mb IS NOT DISTINCT FROM h.vram_mb
              ORDER BY g.gpu_hardware_id
              LIMIT 1;
-            EXIT WHEN FOUND OR v_look = 2;
+            EXIT WHEN FOUND OR v_attempt = 2;
             PERFORM pg_advisory_xact_lock(hashtextextended('gpu:' || json_build_array(h.gpu_model, h.vram_mb), 0));
         END LOOP;
         IF v_gpu_id IS NULL THEN

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::field_error::{FieldError, FieldErrors};
 use crate::runners::key::PublicKey;
 use crate::runners::runner::{Admin, AuthenticatedRunner};
+use crate::session::Session;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -249,10 +250,10 @@ pub async fn list(client: &Client, cursor: Option<&str>, limit: i32) -> Result<P
 /// # Errors
 ///
 /// [`Error::KeyNotAllowed`].
-pub async fn check_runner(client: &Client, runner: &AuthenticatedRunner) -> Result<(), Error> {
+pub async fn check_runner(client: &impl Session, runner: &AuthenticatedRunner) -> Result<(), Error> {
     let key_id = runner.key().key_id();
     let row = client
-        .query_typed_one(RUNNER, &[(&key_id.as_str(), Type::TEXT), (&runner.runner_id(), Type::TEXT)])
+        .query_row(RUNNER, &[(&key_id.as_str(), Type::TEXT), (&runner.runner_id(), Type::TEXT)])
         .await?;
     if row.get("allowed") { Ok(()) } else { Err(Error::KeyNotAllowed) }
 }

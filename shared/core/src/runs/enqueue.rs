@@ -238,6 +238,7 @@ fn members_in_order(object: &RawValue) -> Result<Vec<(String, Box<RawValue>)>, s
 /// Reads the labels that a runner must have: at most [`LABELS_MAX`], each a [`Name`] with a [`Name`] as its value.
 fn read_labels(object: &mut Object, errors: &mut FieldErrors) -> BTreeMap<String, String> {
     let labels = object.texts("labels", errors).unwrap_or_default();
+    let labels: BTreeMap<_, _> = labels.into_iter().map(|(key, value)| (key, value.into_owned())).collect();
     let pointer = object.pointer("labels");
     if labels.len() > LABELS_MAX {
         errors.push(&pointer, format!("must have at most {LABELS_MAX} labels"));
@@ -255,7 +256,6 @@ fn read_labels(object: &mut Object, errors: &mut FieldErrors) -> BTreeMap<String
 }
 
 /// Reads a list of at most [`LIST_MAX`] objects with `read`, which is given each object and its pointer.
-
 pub(super) fn read_list<T>(
     object: &mut Object,
     name: &'static str,

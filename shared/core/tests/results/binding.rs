@@ -2,7 +2,8 @@
 
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::{ClaimRequest, Job, claim};
-use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit, verify_envelope};
+use bakeoff_core::results::submission::verify_envelope;
+use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit};
 use bakeoff_testkit::Database;
 use bakeoff_testkit::fixture::{self, Machine, Runner, SERVICE, TERMS};
 use serde_json::{Value, json};

@@ -3,7 +3,8 @@
 use bakeoff_core::Error;
 use bakeoff_core::queue::claim::Job;
 use bakeoff_core::queue::release::{ReleaseRequest, release};
-use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit, verify_envelope};
+use bakeoff_core::results::submission::verify_envelope;
+use bakeoff_core::results::submit::{Accepted, SubmitTerms, submit};
 use bakeoff_core::runners::revoke::revoke;
 use bakeoff_core::runs::cancel::cancel;
 use bakeoff_testkit::Database;
