@@ -3,6 +3,7 @@
 
 use bakeoff_attestation::TrustedRoot;
 use bakeoff_core::Error;
+use bakeoff_lambda::config::TrustedRootSource;
 use bakeoff_lambda::telemetry::{Metric, publish};
 use bakeoff_lambda::{App, Result};
 use std::ops::Deref;
@@ -14,7 +15,13 @@ use tokio::sync::Mutex;
 /// Time after which the root is read again.
 const CACHE_TTL: Duration = Duration::from_secs(3600);
 
-static CACHE: Mutex<Option<(Instant, Root)>> = Mutex::const_new(None);
+static CACHE: Mutex<Option<CachedRoot>> = Mutex::const_new(None);
+
+struct CachedRoot {
+    root: Root,
+    read_at: Instant,
+    source: TrustedRootSource,
+}
 
 /// An embedded or a configured trusted root.
 #[derive(Clone)]
@@ -38,8 +45,10 @@ impl Deref for Root {
 /// when to refresh it.
 pub(crate) async fn trusted_root(app: &App) -> Result<Root> {
     let mut cache = CACHE.lock().await;
-    if let Some((_, root)) = cache.as_ref().filter(|(read_at, _)| read_at.elapsed() < CACHE_TTL) {
-        return Ok(root.clone());
+    let source = &app.config().trusted_root;
+    let is_current = |cached: &&CachedRoot| cached.source == *source && cached.read_at.elapsed() < CACHE_TTL;
+    if let Some(cached) = cache.as_ref().filter(is_current) {
+        return Ok(cached.root.clone());
     }
     let root = match app.trusted_root_json().await? {
         Some(json) => Root::Configured(Arc::new(
@@ -52,7 +61,7 @@ pub(crate) async fn trusted_root(app: &App) -> Result<Root> {
         let age = OffsetDateTime::now_utc() - newest;
         publish(&[Metric::gauge("TrustRootAgeDays", age.as_seconds_f64() / 86_400.0, "None")]);
     }
-    *cache = Some((Instant::now(), root.clone()));
+    *cache = Some(CachedRoot { root: root.clone(), read_at: Instant::now(), source: source.clone() });
     Ok(root)
 }
 

@@ -75,7 +75,7 @@ pub enum KeySource {
 
 /// Source of the trusted root. The root is not secret, but Secrets Manager is the one store that a function
 /// without internet access can already reach.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TrustedRootSource {
     /// `TRUSTED_ROOT_FILE`.
     File(String),
