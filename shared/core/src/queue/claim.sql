@@ -52,8 +52,7 @@ BEGIN
       INTO v_fit
       FROM (SELECT coalesce(floor(least(coalesce(p_vram_gb, r.vram_gb), 2147483647))::integer, -1) AS vram_gb,
                    coalesce(p_quantizations, r.quantizations, '{}') AS quantizations,
-                   ARRAY(SELECT id FROM queue_class_ids(p_runner_id, r.labels,
-                                                        coalesce(p_quantizations, r.quantizations)) id
+                   ARRAY(SELECT id FROM queue_class_ids(r.label_names, coalesce(p_quantizations, r.quantizations)) id
                           ORDER BY id) AS quantization_ids,
                    ceil(extract(epoch FROM r.claims_paused_until - now()))::integer AS paused_s,
                    r.status = 'ACTIVE' AND r.last_heartbeat >= now() - interval '15 s' AS recently_seen,

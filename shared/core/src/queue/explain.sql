@@ -3,7 +3,7 @@
 WITH fit AS MATERIALIZED (
     SELECT coalesce($3, r.vram_gb) AS vram_gb, r.failures_in_a_row,
            CASE WHEN r.claims_paused_until > now() THEN r.claims_paused_until END AS paused_until,
-           ARRAY(SELECT id FROM queue_class_ids($2, r.labels, coalesce($4, r.quantizations)) id) AS class_ids
+           ARRAY(SELECT id FROM queue_class_ids(r.label_names, coalesce($4, r.quantizations)) id) AS class_ids
       FROM allowlist a
       JOIN runners r ON r.runner_id = $2 AND r.key_id = a.key_id
      WHERE a.key_id = $1 AND allowlist_admits(a, $2)

@@ -2,7 +2,7 @@
 -- ends its back-off (of the first 1,000 that do), and whether others hold rows that it could take.
 WITH fit AS MATERIALIZED (
     SELECT coalesce($2, r.vram_gb) AS vram_gb,
-           ARRAY(SELECT id FROM queue_class_ids($1, r.labels, coalesce($3, r.quantizations)) id) AS class_ids
+           ARRAY(SELECT id FROM queue_class_ids(r.label_names, coalesce($3, r.quantizations)) id) AS class_ids
       FROM runners r
      WHERE r.runner_id = $1
 ), lanes AS MATERIALIZED (

@@ -1,7 +1,7 @@
 -- Measures the queue. Compares each runner with each lane instead of each row, and counts rows by index-only scans
 -- of the lane index.
 WITH served AS MATERIALIZED (
-    SELECT r.vram_gb, ARRAY(SELECT id FROM queue_class_ids(r.runner_id, r.labels, r.quantizations) id) AS class_ids
+    SELECT r.vram_gb, ARRAY(SELECT id FROM queue_class_ids(r.label_names, r.quantizations) id) AS class_ids
       FROM runners r
      WHERE r.last_heartbeat > now() - interval '7 days'
        AND EXISTS (SELECT FROM allowlist a

@@ -158,7 +158,7 @@ impl Requirement {
         })
     }
 
-    /// The labels that the runner does not have, as `queue_class_ids` decides it (`labels.sql`).
+    /// The labels that the runner does not have, as `queue_class_ids` decides it (`labels.sql`, `V2__queue.sql`).
     fn lacking_labels(&self, ability: &Ability) -> BTreeMap<String, String> {
         let has = |key: &str, value: &str| match key {
             "runner_id" => ability.runner_id == value,

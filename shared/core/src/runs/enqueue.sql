@@ -170,7 +170,7 @@ BEGIN
                                            UNION
                                           -- Null for a label that does not exist: no lane has it.
                                           SELECT t.label_id FROM jsonb_each_text(p_labels) asked
-                                            LEFT JOIN queue_labels t USING (key, value)
+                                            LEFT JOIN queue_labels t ON t.name = asked.key || E'\x1f' || asked.value
                                            ORDER BY 1);
         EXIT WHEN FOUND;
         PERFORM pg_advisory_xact_lock(hashtextextended('queue_lanes', 0));
@@ -181,7 +181,7 @@ BEGIN
         SELECT p_vram_gb, ARRAY(SELECT unnest(p_quantization_ids)
                                  UNION
                                 SELECT t.label_id FROM jsonb_each_text(p_labels) asked
-                                  JOIN queue_labels t USING (key, value)
+                                  JOIN queue_labels t ON t.name = asked.key || E'\x1f' || asked.value
                                  ORDER BY 1)
         ON CONFLICT DO NOTHING;
     END LOOP;
