@@ -61,6 +61,12 @@ async fn deploy_step(app: &App, request: &Request) -> Result<Value, Error> {
 async fn migrate(app: &App, action: Action) -> Result<Value, Error> {
     let applied = connect_and_apply(app, action).await?;
     tracing::info!(migrations = ?applied.migrations, "migrated");
+    if applied.corrected_counts > 0 {
+        tracing::warn!(
+            counts = applied.corrected_counts,
+            "corrected counts of rows that were written without triggers"
+        );
+    }
     Ok(json!({ "migrations": applied.migrations }))
 }
 

@@ -1,5 +1,5 @@
-//! Migrates a database: applies the versioned files of `migrations/`, then replaces the SQL functions that
-//! operations call (`src/*/*.sql`).
+//! Migrates a database: applies the versioned files of `migrations/`, replaces the SQL functions that operations call
+//! (`src/*/*.sql`), and corrects the counts of rows that triggers maintain.
 //!
 //! The deploy step, the local stack and the tests share this code.
 
@@ -35,9 +35,15 @@ const MIGRATION_LOCK: i64 = 0x0062_616b_656f_6666;
 pub struct Applied {
     /// The files applied by this call, in order, such as `V2__queue`. Empty if the database was up to date.
     pub migrations: Vec<String>,
+    /// How many of the counts of rows by lane and state were wrong, and are corrected.
+    pub corrected_counts: u64,
 }
 
-/// Applies the pending migrations and replaces the functions. Safe to repeat, and to run concurrently.
+/// Corrects the counts that the overview is read from.
+const RECOUNT: &str = include_str!("recount.sql");
+
+/// Applies the pending migrations, replaces the functions, and corrects the counts of rows. Safe to repeat, and to run
+/// concurrently.
 ///
 /// Each file is applied in a transaction of its own, so a failure leaves complete files applied and the rest
 /// pending. Must not run on a pooled connection, because it holds a session-level advisory lock.
@@ -72,8 +78,9 @@ async fn apply_locked(client: &mut Client) -> Result<Applied, Error> {
     }
     transaction.batch_execute(functions_role::GRANTS).await?;
     transaction.commit().await?;
+    let corrected_counts = client.execute(RECOUNT, &[]).await?;
     let migrations = report.applied_migrations().iter().map(ToString::to_string).collect();
-    Ok(Applied { migrations })
+    Ok(Applied { migrations, corrected_counts })
 }
 
 /// Returns a digest of all migrations and functions, 16 hexadecimal digits. Tests reuse a database template while it

@@ -4,6 +4,7 @@
 
 use bakeoff_core::Error;
 use bakeoff_core::migrate::{apply, has_history};
+use bakeoff_core::queue::overview::overview;
 use bakeoff_core::queue::reap::reap;
 use bakeoff_core::runners::revoke::revoke;
 use bakeoff_core::runs::cancel::cancel;
@@ -54,6 +55,36 @@ async fn concurrent_migrations_apply_each_file_once() {
     let runner = fixture::runner(&one, "bench").await;
     fixture::enqueue_run(&one, &fixture::run()).await;
     fixture::claim_next(&other, &runner).await;
+}
+
+/// A data-only restore and logical replication write rows without triggers. The next migration corrects the counts.
+#[tokio::test]
+async fn rows_written_without_triggers_are_counted_by_the_next_migration() {
+    let database = Database::create().await;
+    let mut client = database.client().await;
+    fixture::split_run(&client).await;
+    fixture::undemanding_run(&client).await;
+    assert_eq!(apply(&mut client).await.unwrap().corrected_counts, 0);
+    let ready = async |client: &Client| overview(client).await.unwrap().rows.ready;
+    assert_eq!(ready(&client).await, 4);
+    // Three of the four rows go, and two that wait for their retry come.
+    client
+        .batch_execute(
+            "SET session_replication_role = replica;
+             INSERT INTO run_queue (run_id, prompt_id, lane_id, retry_after)
+             SELECT run_id, prompt_id, 0, now() + interval '1 h' FROM run_queue LIMIT 2;
+             DELETE FROM run_queue WHERE retry_after IS NULL AND lane_id <> 0;
+             SET session_replication_role = origin",
+        )
+        .await
+        .unwrap();
+    let left = "SELECT count(*) FROM run_queue WHERE retry_after IS NULL";
+    let left: i64 = client.query_one(left, &[]).await.unwrap().get(0);
+    assert_ne!(ready(&client).await, left);
+    assert!(apply(&mut client).await.unwrap().corrected_counts > 0);
+    let counted = overview(&client).await.unwrap().rows;
+    assert_eq!((counted.ready, counted.deferred), (left, 2));
+    assert_eq!(apply(&mut client).await.unwrap().corrected_counts, 0);
 }
 
 /// A process that failed must not block the migrations of others.
