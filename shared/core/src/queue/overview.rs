@@ -144,6 +144,9 @@ pub struct RunnerActivity {
     pub failed_24h: i64,
     /// Claims whose lease ran out within a day.
     pub lapsed_24h: i64,
+    /// Until when its claims get no job because it failed several in a row; null if they are not paused.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub paused_until: Option<OffsetDateTime>,
 }
 
 /// Reads the overview. It reads counts that triggers maintain, so its cost does not grow with the rows that wait or
@@ -268,6 +271,7 @@ impl RunnerActivity {
             completed_24h: row.try_get("completed")?,
             failed_24h: row.try_get("failed")?,
             lapsed_24h: row.try_get("lapsed")?,
+            paused_until: row.try_get("paused_until")?,
         })
     }
 

@@ -2,6 +2,7 @@
 -- within a day.
 WITH seen AS (
     SELECT r.runner_id, r.hostname, r.status, r.last_heartbeat, r.vram_gb, r.quantizations, r.labels,
+           CASE WHEN r.claims_paused_until > now() THEN r.claims_paused_until END AS paused_until,
            EXISTS (SELECT FROM allowlist a
                     WHERE a.key_id = r.key_id AND a.kind = 'ed25519' AND allowlist_admits(a, r.runner_id)) AS allowed
       FROM runners r

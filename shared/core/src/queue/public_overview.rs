@@ -37,6 +37,8 @@ pub struct PublicOverview {
     pub results: Vec<PublicResult>,
     /// Number of allowed runners that are not silent.
     pub runners_alive: usize,
+    /// Number of those that get no job for a while because they failed several in a row.
+    pub runners_failing: usize,
     /// The runners that are not silent; null unless the service is configured to name them.
     pub runners: Option<Vec<PublicRunner>>,
 }
@@ -112,9 +114,11 @@ pub async fn public_overview(client: &Client, with_names: bool) -> Result<Public
     }
     let hours = client.query_typed(HOURS, &[]).await?;
     let results = client.query_typed(RESULTS, &[(&RESULTS_MAX, Type::INT8)]).await?;
-    let alive: Vec<PublicRunner> = runners
+    let mut alive = runners;
+    alive.retain(|runner| runner.allowed && runner.status != "DEAD");
+    let runners_failing = alive.iter().filter(|runner| runner.paused_until.is_some()).count();
+    let alive: Vec<PublicRunner> = alive
         .into_iter()
-        .filter(|runner| runner.allowed && runner.status != "DEAD")
         .map(|runner| PublicRunner {
             runner_id: runner.runner_id,
             vram_gb: runner.vram_gb,
@@ -144,6 +148,7 @@ pub async fn public_overview(client: &Client, with_names: bool) -> Result<Public
             .map(|row| PublicResult::from_row(row, with_names))
             .collect::<Result<_, _>>()?,
         runners_alive: alive.len(),
+        runners_failing,
         runners: with_names.then_some(alive),
     })
 }

@@ -3,6 +3,8 @@
 use bakeoff_core::queue::claim::{ClaimOutcome, ClaimRequest, Job, claim};
 use bakeoff_core::queue::explain::explain;
 use bakeoff_core::queue::lease::LeaseTerms;
+use bakeoff_core::queue::overview::overview;
+use bakeoff_core::queue::public_overview::public_overview;
 use bakeoff_core::queue::reap::reap;
 use bakeoff_core::queue::release::{ReleaseRequest, release};
 use bakeoff_testkit::Database;
@@ -75,6 +77,8 @@ async fn a_pause_is_explained_and_counted() {
     assert!(explanation.paused_until.is_some());
     let reaped = reap(&client, LeaseTerms::default(), Duration::from_secs(60)).await.unwrap();
     assert_eq!(reaped.queue.failing_runners, 1);
+    assert!(overview(&client).await.unwrap().runners[0].paused_until.is_some());
+    assert_eq!(public_overview(&client, false).await.unwrap().runners_failing, 1);
 
     end_pause(&client).await;
     let explanation = explain(&client, &runner.authenticated, &ClaimRequest::default()).await.unwrap();
