@@ -45,7 +45,7 @@ def generate_client(description):
 
 
 def work_through_client(url, machine):
-    """Registers, claims and reports progress, all through the generated client. Returns the token."""
+    """Registers, claims and reports progress, all through the generated client. Returns token and claim."""
     from client import AuthenticatedClient, Client
     from client.api.runners import claim, heartbeat, register
     from client.models import Capabilities, ClaimRequest, HeartbeatRequest, Registration
@@ -64,31 +64,36 @@ def work_through_client(url, machine):
         claimed.parsed.run_id, client=runner, body=HeartbeatRequest(claim_id=claimed.parsed.claim_id))
     expect(beat.status_code == 200 and beat.parsed.directive == "continue",
            "the generated client sends a heartbeat", beat.content)
-    return token
+    return token, str(claimed.parsed.claim_id)
 
 
-def fuzz(url, description, token):
+def fuzz(url, description, token, claim_id, other):
     """Lets schemathesis send what the description allows, and what it does not."""
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": ".ci",
-                   "BAKEOFF_TOKEN": token, "BAKEOFF_RUN": SAMPLE_RUN["run_id"]}
-    subprocess.run(
-        ["schemathesis", "--config-file", ".ci/schemathesis.toml", "run", description, "--url", url],
-        check=True, env=environment)
+                   "HYPOTHESIS_STORAGE_DIRECTORY": str(FOLDER / "hypothesis"),
+                   "BAKEOFF_API": url, "BAKEOFF_TOKEN": token, "BAKEOFF_RUN": SAMPLE_RUN["run_id"],
+                   "BAKEOFF_CLAIM": claim_id,
+                   "BAKEOFF_OTHER_KEY": other.key.private_bytes_raw().hex()}
+    # Runners first: an admin revokes their keys, because schemathesis uses ids that it has seen.
+    for operations in (["--include-tag", "runners"], ["--exclude-tag", "runners"]):
+        subprocess.run(
+            ["schemathesis", "--config-file", ".ci/schemathesis.toml", "run", description, "--url", url, *operations],
+            check=True, env=environment)
     print("ok: no answer is undocumented", flush=True)
 
 
 def main():
     with stack() as url:
         description = read_description(url)
-        machine = Machine()
-        key = {"public_key": machine.public_key, "label": "check-api"}
-        status, reply = admin(url, "POST", "/api/admin/keys", key)
-        expect(status == 201, "the key is allowed", reply)
+        machine, other = Machine(), Machine()
+        for key in (machine, other):
+            status, reply = admin(url, "POST", "/api/admin/keys", {"public_key": key.public_key, "label": "check-api"})
+            expect(status == 201, "the key is allowed", reply)
         status, reply = admin(url, "POST", "/api/admin/runs", SAMPLE_RUN)
         expect(status == 201, "the run is enqueued", reply)
         generate_client(description)
-        token = work_through_client(url, machine)
-        fuzz(url, description, token)
+        token, claim_id = work_through_client(url, machine)
+        fuzz(url, description, token, claim_id, other)
 
 
 if __name__ == "__main__":

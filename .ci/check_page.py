@@ -1,4 +1,4 @@
-"""Looks at the page in headless Chromium: with an empty queue, a busy one, and one with a problem.
+"""Looks at the page in headless Chromium: with an empty queue, a busy one, one with problems, and out of reach.
 
 In each state, in light and dark and on a phone: the numbers are shown, the console is silent (a script, style or
 request that the Content-Security-Policy refused would say so there), and nothing is wider than the screen. The
@@ -30,13 +30,13 @@ def must(answer, *expected):
     return reply
 
 
-def enqueue(url, count, billions=9.0, quantization="q4_k_m"):
+def enqueue(url, count, billions=9.0, quantization="q4_k_m", **more):
     runs = []
     for _ in range(count):
         run = json.loads(json.dumps(SAMPLE).replace(SAMPLE["run_id"], str(uuid.uuid4())))
         descriptor = run["models"][0]["descriptor"]
         descriptor |= {"active_parameter_count_b": billions, "quantization": quantization}
-        runs.append(run)
+        runs.append({**run, **more})
     must(admin(url, "POST", "/api/admin/runs", {"runs": runs}), 201)
 
 
@@ -59,6 +59,10 @@ class Runner:
         body = {"claim_id": job["claim_id"], "progress": {"cells_done": done, "cells_total": 8}}
         must(self.call(f"/api/queue/{job['run_id']}/heartbeat", body), 200)
 
+    def fail(self, job):
+        body = {"claim_id": job["claim_id"], "failure": {"code": "oom", "detail": "out of memory"}}
+        must(self.call(f"/api/queue/{job['run_id']}/release", body), 200)
+
     def submit(self, job):
         result = json.loads(json.dumps(RESULT["result"]).replace(RESULT["result"]["run_id"], job["run_id"]))
         digest = hashlib.sha256(json.dumps(result, sort_keys=True, separators=(",", ":")).encode())
@@ -68,18 +72,22 @@ class Runner:
         must(self.call(f"/api/queue/{job['run_id']}/submit", body), 201)
 
 
-def look(browser, url, state, shown):
+def look(browser, url, state, shown, offline=False):
     """Opens the page in every look; `shown` is what it must say."""
     for name, (width, height, scheme) in LOOKS.items():
         browser.look(width, height, scheme)
         browser.open(url, "document.body.dataset.state === 'shown'")
+        if offline:
+            browser.offline(True)
+            browser.evaluate("refresh()")
+            browser.offline(False)
         text = browser.evaluate("document.body.innerText")
         missing = [part for part in shown if part not in text]
         wide = browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         browser.picture(FOLDER / f"{state}-{name}.png")
-        if missing or wide > 0 or browser.complaints():
-            sys.exit(f"check-page: {state}, {name}: missing {missing}, {wide} px too wide, "
-                     f"console {browser.complaints()}\n{text}")
+        complaints = [text for text in browser.complaints() if not (offline and "ERR_INTERNET_DISCONNECTED" in text)]
+        if missing or wide > 0 or complaints:
+            sys.exit(f"check-page: {state}, {name}: missing {missing}, {wide} px too wide, console {complaints}\n{text}")
         print(f"ok: {state}, {name}", flush=True)
 
 
@@ -100,8 +108,13 @@ def main():
             browser.evaluate("new Promise((done) => setTimeout(done, 5500))")
             look(browser, url, "busy", ["6 GB, q4_k_m", "12 GB, q8_0", "7 of 8", "qwen3_5_9b_q4", "4 alive."])
             enqueue(url, 3, billions=150.0)
+            enqueue(url, 2, labels={"gpu": "AMD"})
+            for _ in range(5):
+                runners[0].fail(runners[0].claim())
             browser.evaluate("new Promise((done) => setTimeout(done, 5500))")
-            look(browser, url, "problem", ["3 jobs wait for a runner that was not seen this week", "none"])
+            look(browser, url, "problem", ["5 jobs wait for a runner that was not seen this week", "6 GB, q4_k_m, gpu: AMD", "none",
+                                           "1 runner gets no jobs for a while"])
+            look(browser, url, "stale", ["The queue could not be read", "7 of 8"], offline=True)
     print(f"ok: the pictures are in {FOLDER}")
 
 

@@ -1,4 +1,5 @@
-"""Runs every command of the README's runner's and admin's day on the local stack, as a reader would type them.
+"""Runs every command of the README's runner's day by hand and of its admin's day on the local stack, as a reader would
+type them. (`bakeoff-runner` and the sandbox have tests of their own: shared/runner/tests.)
 
 A reader is at two keyboards: the order here is the one the text tells. Each command must succeed: curl is replaced
 by one that fails on an error of HTTP.
@@ -23,15 +24,11 @@ exec /usr/bin/env PATH="$REAL_PATH" curl --fail-with-body "$@"
 """
 
 
-def section(name):
-    text = pathlib.Path("README.md").read_text(encoding="utf-8")
-    return text.split(f"\n## {name}\n")[1].split("\n## ")[0]
-
-
-def commands(name):
-    """The section's commands in its order: code blocks, and tables whose right column is a command."""
+def commands(heading):
+    """The commands below the heading in their order: code blocks, and tables whose right column is a command."""
+    text = pathlib.Path("README.md").read_text(encoding="utf-8").split(f"\n{heading}\n")[1].split("\n## ")[0]
     found = []
-    for block, row in re.findall(r"```sh\n(.*?)```|^\| [^|]* \| `(admin .*?)` \|$", section(name), re.S | re.M):
+    for block, row in re.findall(r"```sh\n(.*?)```|^\| [^|]* \| `(admin .*?)` \|$", text, re.S | re.M):
         found.append(block or row + "\n")
     return found
 
@@ -71,7 +68,8 @@ def main():
     curl = FOLDER / "bin/curl"
     curl.write_text(CURL, encoding="utf-8")
     curl.chmod(0o755)
-    runner, admin = commands("A runner's day"), commands("An admin's day")
+    runner = [block for block in commands("### The same by hand") if not block.startswith("cargo ")]
+    admin = commands("## An admin's day")
     key, register, claim, heartbeat, submit = runner
     done = next(number for number, command in enumerate(admin) if "/files/" in command) - 1
     with stack() as url:

@@ -34,7 +34,7 @@ class Chromium:
     def __enter__(self):
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.page(f"{domain}.enable")
         return self
 
@@ -74,6 +74,12 @@ class Chromium:
         self.page("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)
         self.page("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def offline(self, offline):
+        """Whether requests fail; what the cache holds does not count."""
+        self.page("Network.setCacheDisabled", cacheDisabled=offline)
+        self.page("Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1,
+                  uploadThroughput=-1)
 
     def evaluate(self, expression):
         result = self.page("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)

@@ -66,10 +66,10 @@ def admin(url, method, path, body=None):
 
 
 class Machine:
-    """A runner's key, and what it proves."""
+    """A runner's key (a new one, or of these bytes), and what it proves."""
 
-    def __init__(self):
-        self.key = Ed25519PrivateKey.generate()
+    def __init__(self, private=None):
+        self.key = Ed25519PrivateKey.from_private_bytes(private) if private else Ed25519PrivateKey.generate()
         self.public = self.key.public_key().public_bytes_raw()
         self.public_key = base64.b64encode(self.public).decode()
 
