@@ -61,7 +61,7 @@ async fn concurrent_migrations_apply_each_file_once() {
 #[tokio::test]
 async fn rows_written_without_triggers_are_counted_by_the_next_migration() {
     let database = Database::create().await;
-    let mut client = database.client().await;
+    let mut client = database.owner().await;
     fixture::split_run(&client).await;
     fixture::undemanding_run(&client).await;
     assert_eq!(apply(&mut client).await.unwrap().corrected_counts, 0);
