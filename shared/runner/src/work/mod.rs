@@ -38,11 +38,13 @@ use crate::back_off::{self, BackOff};
 use crate::command_line::{Drain, WorkOptions};
 use crate::error::{Error, Result, While as _};
 use crate::key::RunnerKey;
-use crate::report::Report;
+use crate::report::{Report, rough};
 use crate::stop::{Stop, StopLevel};
 
 /// Between two claims that found nothing, unless the service says otherwise.
 const POLL_AFTER: Duration = Duration::from_secs(15);
+/// Without a job the service asks for a claim a minute; longer only of a runner that fails job after job.
+const LONG_WAIT: Duration = Duration::from_secs(100);
 /// After a job that ran out of memory, jobs that need as much are not asked for this long: the service would
 /// hand the same job out again as soon as its retry is due.
 const SMALLER_JOBS_FOR: Duration = Duration::from_secs(30 * 60);
@@ -61,6 +63,8 @@ struct Worker<'a> {
     stop: Stop,
     began: Instant,
     jobs_done: u32,
+    /// Whether it was said that there is no job, since the last one.
+    said_idle: bool,
     smaller_jobs: Option<SmallerJobs>,
 }
 
@@ -148,6 +152,7 @@ impl Worker<'_> {
                 self.report.step("idle", "nothing to do", json!({}));
                 return job.remove();
             } else if let Some(wait) = wait {
+                self.report_idle(wait);
                 self.wait(wait);
                 next = Some(job);
             }
@@ -165,6 +170,21 @@ impl Worker<'_> {
         };
         let once = self.options.once && self.jobs_done > 0;
         self.stop.level() == StopLevel::Run && !drained && !once
+    }
+
+    /// Says once that there is no job, and again when the next claim is far off: a terminal that stays silent
+    /// looks like a runner that hangs.
+    fn report_idle(&mut self, wait: Duration) {
+        if self.said_idle && wait < LONG_WAIT {
+            return;
+        }
+        self.said_idle = true;
+        let why = match wait < LONG_WAIT {
+            true => "no job for this machine",
+            false => "no job for a while: the queue holds a runner back whose jobs fail in a row",
+        };
+        let text = format!("{why}; asking again in {}", rough(wait));
+        self.report.step("idle", &text, json!({ "wait_s": wait.as_secs() }));
     }
 
     fn wait(&self, time: Duration) {
@@ -202,7 +222,8 @@ impl Worker<'_> {
         }
     }
 
-    fn report_claimed(&self, job: &Job) {
+    fn report_claimed(&mut self, job: &Job) {
+        self.said_idle = false;
         let model = job.model.as_ref();
         let name = model.map_or("no model", |model| model.name.as_str());
         let quantization = model.and_then(|model| model.quantization.as_deref()).unwrap_or_default();

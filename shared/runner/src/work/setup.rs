@@ -112,6 +112,7 @@ impl Prepared {
             stop,
             began: Instant::now(),
             jobs_done: 0,
+            said_idle: false,
             smaller_jobs: None,
         })
     }

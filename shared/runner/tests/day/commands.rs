@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
+use bakeoff_local::sandbox::proxy::{Fault, Operation};
+use http::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -100,6 +102,24 @@ async fn another_program_runs_a_job_and_need_not_sign() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_runner_says_so_once_and_again_when_it_is_held_back() {
+    let day = Day::begin("idle").await;
+    let mut runner = day.runner(&[]);
+    day.until("three claims", async || day.asked(Operation::Claim).len() >= 3).await;
+    assert_eq!(runner.said().matches("no job for this machine").count(), 1);
+    day.proxy.direct(|asked| match asked.operation {
+        Operation::Claim => {
+            Fault::Answer { status: StatusCode::NO_CONTENT, retry_after: Some(300), body: Value::Null }
+        }
+        _ => Fault::None,
+    });
+    day.until("the long wait", async || runner.said().contains("holds a runner back")).await;
+    runner.signal("INT");
+    runner.ended_well().await;
+    day.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_sends_nothing() {
     let day = Day::begin("dry-run").await;
     let run_id = day.enqueue(json!({})).await;
@@ -130,7 +150,7 @@ async fn failures_are_released_with_their_kind_and_smaller_jobs_are_asked_for() 
     day.enqueue(json!({ "do": "oom" })).await;
     let mut runner = day.runner(&[]);
     let asks = async || {
-        let claims = day.asked(bakeoff_local::sandbox::proxy::Operation::Claim);
+        let claims = day.asked(Operation::Claim);
         claims.last().is_some_and(|claim| claim.asked.body["capabilities"]["vram_gb"] == 5.0)
     };
     day.until("a claim of less", asks).await;
