@@ -8,13 +8,13 @@ use crate::request::{Answer, Attempt, attempt, get, post};
 use crate::target::{Target, target};
 
 /// The ways in which a key can be off the allowlist, as changes of its entry.
-const OFF: [(&str, &str); 3] = [
+pub(crate) const OFF: [(&str, &str); 3] = [
     ("revoked", "revoked_at = now(), revoked_by = 'an admin'"),
     ("expired", "expires_at = now() - interval '1 s'"),
     ("pinned to another name", "runner_id = 'somebody else'"),
 ];
 
-async fn change(target: &Target, machine: &Machine, change: &str) {
+pub(crate) async fn change(target: &Target, machine: &Machine, change: &str) {
     let sql = format!("UPDATE allowlist SET {change} WHERE key_id = $1 AND revoked_at IS NULL");
     assert_eq!(target.database.owner().await.execute(&sql, &[&machine.key_id()]).await.unwrap(), 1);
 }

@@ -15,4 +15,5 @@ mod other_runners;
 mod proofs;
 mod request;
 mod target;
+mod timing;
 mod tokens;

@@ -49,9 +49,9 @@ impl Target {
         Self::start_with(options).await
     }
 
-    /// A stack of release builds, with one process of each function.
-    pub(crate) async fn start_release() -> Self {
-        Self::start_with(Options { port: 0, release: true, ..Options::default() }).await
+    /// A stack to measure: one process of each function.
+    pub(crate) async fn start_single(release: bool) -> Self {
+        Self::start_with(Options { port: 0, release, ..Options::default() }).await
     }
 
     async fn start_with(options: Options) -> Self {
