@@ -292,6 +292,9 @@ CREATE TABLE audit_log (
 CREATE INDEX audit_log_at_idx ON audit_log (at);
 -- The refusals of the last hour, at most about 100: register.sql counts them at every registration it refuses.
 CREATE INDEX audit_log_refused_key_idx ON audit_log (at) WHERE action = 'register.key_not_allowed';
+-- Those of an allowed key in the last hour, at most about 20 of each kind: audit_refused.sql counts them likewise.
+CREATE INDEX audit_log_refused_submission_idx ON audit_log ((detail ->> 'key_id'), action, at)
+    WHERE action LIKE 'submit.%';
 CREATE INDEX audit_log_subject_idx ON audit_log (subject, audit_id);
 CREATE INDEX audit_log_action_idx ON audit_log (action, audit_id);
 
@@ -325,7 +328,7 @@ DECLARE
     v_last audit_log;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('audit_log', 0));
-    SELECT * INTO v_last FROM audit_log WHERE chain_position IS NOT NULL ORDER BY chain_position DESC LIMIT 1;
+    SELECT * INTO v_last FROM audit_log ORDER BY chain_position DESC LIMIT 1;
     NEW.chain_position := coalesce(v_last.chain_position, 0) + 1;
     NEW.previous_sha256 := CASE WHEN v_last.chain_position IS NULL THEN decode(repeat('00', 32), 'hex')
                                 ELSE audit_log_sha256(v_last) END;

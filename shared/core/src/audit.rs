@@ -2,13 +2,15 @@
 
 use crate::error::Error;
 use crate::runners::runner::AuthenticatedRunner;
-use serde_json::json;
 use tokio_postgres::Client;
-use tokio_postgres::types::{Json, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
+
+const RECORD_REFUSED: &str = include_str!("audit_refused.sql");
 
 /// Writes an audit entry if a submission was refused for a reason that may indicate an attack: an invalid
 /// signature, a signer not on the allowlist, another run's result, or another claim's. Other errors write nothing.
+/// At most 20 entries an hour for each key and reason.
 pub async fn record_refused_submission(
     client: &Client,
     runner: &AuthenticatedRunner,
@@ -24,12 +26,13 @@ pub async fn record_refused_submission(
     };
     client
         .execute_typed(
-            "INSERT INTO audit_log (actor, action, subject, detail) VALUES ($1, $2, $3, $4)",
+            RECORD_REFUSED,
             &[
                 (&runner.runner_id(), Type::TEXT),
                 (&action, Type::TEXT),
                 (&run_id.to_string(), Type::TEXT),
-                (&Json(json!({ "why": error.to_string() })), Type::JSONB),
+                (&error.to_string(), Type::TEXT),
+                (&runner.key().key_id().as_str(), Type::TEXT),
             ],
         )
         .await?;

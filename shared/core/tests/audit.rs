@@ -55,6 +55,45 @@ async fn refusals_that_may_indicate_an_attack_are_recorded() {
     }
 }
 
+/// What an allowed runner can make the service write is bounded, by its key and not by the name it goes by.
+#[tokio::test]
+async fn refusals_of_a_key_write_twenty_entries_an_hour_of_each_kind() {
+    let database = Database::create().await;
+    let client = database.client().await;
+    let hostile = fixture::runner(&client, "hostile").await;
+    let renamed = fixture::Machine { name: "renamed".into(), key: hostile.machine.key.clone() };
+    let registration = renamed.registration();
+    let renamed = renamed.register(&client, &registration).await;
+    let other = fixture::runner(&client, "other").await;
+    let refuse = async |runner: &fixture::Runner, error: &Error| {
+        record_refused_submission(&client, &runner.authenticated, Uuid::new_v4(), error).await.unwrap();
+        let entries = "SELECT count(*) FROM audit_log WHERE action LIKE 'submit.%'";
+        client.query_one(entries, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let forged = Error::SignatureInvalid("sha256".to_owned());
+    for sent in 1..=25 {
+        assert_eq!(refuse(&hostile, &forged).await, sent.min(20));
+    }
+    assert_eq!(refuse(&renamed, &forged).await, 20, "another name of the same key");
+    let last =
+        "SELECT detail ? 'further_refusals' FROM audit_log WHERE action LIKE 'submit.%' ORDER BY audit_id";
+    let marked: Vec<bool> = client.query(last, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(marked.iter().position(|marked| *marked), Some(19), "the last says that there may be more");
+    assert_eq!(refuse(&hostile, &Error::RunMismatch { signed: "x".to_owned() }).await, 21, "another kind");
+    assert_eq!(refuse(&other, &forged).await, 22, "another key");
+    database
+        .owner()
+        .await
+        .batch_execute(
+            "ALTER TABLE audit_log DISABLE TRIGGER USER; \
+             UPDATE audit_log SET at = at - interval '61 min'; \
+             ALTER TABLE audit_log ENABLE TRIGGER USER",
+        )
+        .await
+        .unwrap();
+    assert_eq!(refuse(&hostile, &forged).await, 23, "an hour later there is room again");
+}
+
 #[tokio::test]
 async fn the_trail_tells_who_did_what_newest_first_page_by_page() {
     let database = Database::create().await;

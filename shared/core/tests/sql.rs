@@ -119,6 +119,7 @@ async fn every_statement_prepares() {
             continue;
         }
         let types = match name.as_str() {
+            "audit_refused" => vec![text.clone(); 5],
             "cancel" | "requeue" => vec![uuid.clone(), text.clone(), text.clone()],
             "reap_prune" => vec![int4.clone(), int4.clone(), int4.clone()],
             "allowlist_list" => vec![int8.clone(), int4.clone()],

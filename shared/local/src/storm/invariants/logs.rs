@@ -382,12 +382,19 @@ fn forgeries_are_audited(rows: &Rows, story: &Story) -> Checked {
         .filter(|(action, ..)| action == "submit.signature_invalid")
         .map(|(_, subject, _)| subject.as_str())
         .collect();
+    // The log takes 20 of a key in an hour (audit_refused.sql).
+    let mut of_runner: HashMap<&str, usize> = HashMap::new();
+    for (exchange, _) in &refused {
+        *of_runner.entry(&exchange.runner).or_default() += 1;
+    }
     Checked {
         invariant: "the audit log names every forged result",
         of: refused.len(),
         violations: refused
             .iter()
-            .filter(|(_, run)| !noted.contains(run.as_str()))
+            .filter(|(exchange, run)| {
+                !noted.contains(run.as_str()) && of_runner[exchange.runner.as_str()] <= 20
+            })
             .map(|(exchange, run)| format!("{}'s forged result of run {run} is in no line", exchange.runner))
             .collect(),
     }
