@@ -87,8 +87,12 @@ async fn each_line_of_the_table_fails_a_runner_that_breaks_it() {
 /// Tries a runner with this flaw.
 async fn judge(flaw: Flaw, practices: Vec<&'static Practice>, patience_s: u64) -> Vec<Verdict> {
     let database = Database::create().await;
-    let stack =
-        Options { port: 0, database_url: Some(database.url().to_owned()), quiet: true, ..Options::default() };
+    let stack = Options {
+        port: 0,
+        database_url: Some(database.owner_url().to_owned()),
+        quiet: true,
+        ..Options::default()
+    };
     let trial = Trial { practices, random: 1, patience: Duration::from_secs(patience_s) };
     let start = |api: &str, key: &Path| {
         let work = tokio::spawn(Runner::new(api, key, flaw).work());
