@@ -31,36 +31,39 @@ CREATE OR REPLACE FUNCTION queue_overview_lanes() RETURNS TABLE (
                                 AND (q.lane_id, q.priority) > (heads.lane_id, heads.priority)
                               ORDER BY q.lane_id, q.priority, q.created_at
                               LIMIT 1) next
-    ), oldest AS (
-        SELECT h.lane_id, min(h.created_at) AS ready_at
-          FROM (SELECT * FROM heads LIMIT 10000) h
-         GROUP BY h.lane_id
-    ), counted AS (
-        SELECT c.lane_id,
-               coalesce(sum(c.rows) FILTER (WHERE c.state = 'TOTAL'), 0)::bigint AS total,
-               coalesce(sum(c.rows) FILTER (WHERE c.state = 'DEFERRED'), 0)::bigint AS deferred,
-               coalesce(sum(c.rows) FILTER (WHERE c.state = 'COMPLETE'), 0)::bigint AS complete,
-               coalesce(sum(c.rows) FILTER (WHERE c.state = 'FAILED'), 0)::bigint AS failed,
-               coalesce(sum(c.rows) FILTER (WHERE c.state = 'CANCELLED'), 0)::bigint AS cancelled
+    ), known AS (
+        SELECT c.lane_id, c.state, c.rows, NULL::timestamptz AS ready_at
           FROM run_queue_counts c
-         GROUP BY c.lane_id
-    ), live AS (
-        SELECT q.lane_id, count(*) FILTER (WHERE q.status = 'CLAIMED') AS claimed,
-               count(*) FILTER (WHERE q.status = 'IN_PROGRESS') AS in_progress
+        UNION ALL
+        SELECT q.lane_id, q.status, count(*), NULL
           FROM run_queue q
          WHERE q.status IN ('CLAIMED', 'IN_PROGRESS')
-         GROUP BY q.lane_id
+         GROUP BY q.lane_id, q.status
+        UNION ALL
+        SELECT h.lane_id, NULL, 0, h.created_at
+          FROM (SELECT * FROM heads LIMIT 10000) h
+    ), counted AS (
+        SELECT k.lane_id,
+               coalesce(sum(k.rows) FILTER (WHERE k.state = 'TOTAL'), 0)::bigint AS total,
+               coalesce(sum(k.rows) FILTER (WHERE k.state = 'DEFERRED'), 0)::bigint AS deferred,
+               coalesce(sum(k.rows) FILTER (WHERE k.state = 'CLAIMED'), 0)::bigint AS claimed,
+               coalesce(sum(k.rows) FILTER (WHERE k.state = 'IN_PROGRESS'), 0)::bigint AS in_progress,
+               coalesce(sum(k.rows) FILTER (WHERE k.state = 'COMPLETE'), 0)::bigint AS complete,
+               coalesce(sum(k.rows) FILTER (WHERE k.state = 'FAILED'), 0)::bigint AS failed,
+               coalesce(sum(k.rows) FILTER (WHERE k.state = 'CANCELLED'), 0)::bigint AS cancelled,
+               min(k.ready_at) AS ready_at
+          FROM known k
+         GROUP BY k.lane_id
     )
     SELECT l.required_vram_gb, named.quantizations, named.labels,
-           c.total - c.deferred - c.complete - c.failed - c.cancelled
-               - coalesce(live.claimed + live.in_progress, 0),
-           c.deferred, coalesce(live.claimed, 0), coalesce(live.in_progress, 0), c.complete, c.failed, c.cancelled,
-           o.ready_at
+           c.total - c.deferred - c.claimed - c.in_progress - c.complete - c.failed - c.cancelled,
+           c.deferred, c.claimed, c.in_progress, c.complete, c.failed, c.cancelled, c.ready_at
       FROM counted c
-      JOIN queue_lanes l USING (lane_id)
+     -- OFFSET 0: a look into the index for each. As joins, lanes and counts were compared each with each.
+     CROSS JOIN LATERAL (SELECT l.required_vram_gb, l.quantization_ids
+                           FROM queue_lanes l
+                          WHERE l.lane_id = c.lane_id OFFSET 0) l
      CROSS JOIN LATERAL queue_lane_names(l.quantization_ids) named
-      LEFT JOIN live USING (lane_id)
-      LEFT JOIN oldest o USING (lane_id)
      WHERE c.total > 0
-     ORDER BY l.required_vram_gb, l.lane_id
+     ORDER BY l.required_vram_gb, c.lane_id
 $$;
