@@ -120,11 +120,12 @@ async fn a_page_reads_no_more_rows_than_it_may_return_of_each_status() {
             "INSERT INTO run_queue (run_id, prompt_id, status, completed_at, created_at)
              SELECT run_id, prompt_id, CASE WHEN n % 2 = 0 THEN 'PENDING' ELSE 'COMPLETE' END, now(),
                     created_at - n * interval '1 s'
-               FROM run_queue, generate_series(1, 20000) n;
-             ANALYZE run_queue; BEGIN",
+               FROM run_queue, generate_series(1, 20000) n",
         )
         .await
         .unwrap();
+    database.owner().await.batch_execute("ANALYZE run_queue").await.unwrap();
+    client.batch_execute("BEGIN").await.unwrap();
     let cursor = list(&client, &Filter::default(), None, 50).await.unwrap().next_cursor;
     for filter in [Filter::default(), of_status("PENDING"), of_status("COMPLETE"), of_status("FAILED")] {
         for cursor in [None, cursor.as_deref()] {

@@ -193,24 +193,29 @@ impl Stage {
     }
 }
 
-/// Copies of tables, to put their rows back.
+/// Copies of tables, to put their rows back: the table's name, and its columns that can be written.
 #[derive(Default)]
-pub(crate) struct Saved(Vec<&'static str>);
+pub(crate) struct Saved(Vec<(&'static str, String)>);
 
 impl Saved {
     pub(crate) async fn of(client: &Client, tables: &[&'static str]) -> Self {
-        let copies: Vec<_> =
-            tables.iter().map(|table| format!("CREATE TABLE saved_{table} AS TABLE {table};")).collect();
-        client.batch_execute(&copies.concat()).await.unwrap();
-        Self(tables.to_vec())
+        let mut saved = Vec::new();
+        for table in tables {
+            client.batch_execute(&format!("CREATE TABLE saved_{table} AS TABLE {table}")).await.unwrap();
+            let columns = "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+                            WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''";
+            saved.push((*table, client.query_one(columns, &[table]).await.unwrap().get(0)));
+        }
+        Self(saved)
     }
 
     /// Without triggers and foreign keys: rows go and come back in any order, and what refers to them stays.
     pub(crate) async fn restore(&self, client: &Client) {
         let mut script = "BEGIN; SET LOCAL session_replication_role = replica;".to_owned();
-        for table in &self.0 {
+        for (table, columns) in &self.0 {
             script += &format!(
-                "DELETE FROM {table}; INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM saved_{table};"
+                "DELETE FROM {table}; INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE \
+                 SELECT {columns} FROM saved_{table};"
             );
         }
         // Time has passed since; a lease that had not run out must not have now.
