@@ -60,7 +60,7 @@ fn bodies(max: usize) -> Vec<(&'static str, String)> {
         ("text beyond ASCII", list(&|_| format!("\"{}\",", "é".repeat(500)))),
         ("nested and unsorted", list(&|_| deep.clone())),
         ("empty objects", list(&|_| "{},".to_owned())),
-        ("unknown fields", filled(max, "{", |n| format!(r#""{n:x}":0,"#), r#""z":0}"#)),
+        ("unknown fields", filled(max, "{", |n| format!(r#""{n:x}":0,"#), "}")),
         ("a list for a text", filled(max, r#"{"claim_id":["#, |_| "[],".to_owned(), "]}")),
         (
             "quantizations",
