@@ -9,14 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
 use lambda_runtime::LambdaEvent;
-use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tokio_postgres::Client;
 
 async fn invoke(app: &bakeoff_lambda::App, payload: &Value) -> Value {
-    let event = LambdaEvent::new(to_raw_value(payload).unwrap(), context());
+    let event = LambdaEvent::new(payload.clone(), context());
     dispatch(app, event).await.unwrap()
 }
 

@@ -23,31 +23,31 @@ use bakeoff_core::runners::allowlist::check_runner;
 use bakeoff_core::runners::runner::AuthenticatedRunner;
 use bakeoff_lambda::app::parse_body;
 use bakeoff_lambda::database::Session;
-use bakeoff_lambda::direct::{direct_outcome, is_http, serve_http};
+use bakeoff_lambda::direct::{direct_outcome, serve_http};
 use bakeoff_lambda::serve::{start, time_left, with_retry};
 use bakeoff_lambda::telemetry::Metric;
 use bakeoff_lambda::{App, Refusal, Reply, Request, Result};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
-use serde_json::value::RawValue;
+use tokio::task::yield_now;
 use uuid::Uuid;
 use verify_evidence::VerifyEvidence;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::result::Result<(), Error> {
     let app = start()?;
-    lambda_runtime::run(service_fn(
-        |event: LambdaEvent<Box<RawValue>>| async move { dispatch(app, event).await },
-    ))
-    .await
+    lambda_runtime::run(service_fn(|event: LambdaEvent<Value>| async move { dispatch(app, event).await }))
+        .await
 }
 
-async fn dispatch(app: &App, event: LambdaEvent<Box<RawValue>>) -> std::result::Result<Value, Error> {
-    if is_http(&event)? {
-        return serve_http(app, answer, event).await;
+/// Serves one event. As a [`Value`] it is read once, and its body of up to 6 MB is moved into the request.
+async fn dispatch(app: &App, event: LambdaEvent<Value>) -> std::result::Result<Value, Error> {
+    let LambdaEvent { payload, context } = event;
+    if payload.get("requestContext").is_some() {
+        return serve_http(app, answer, serde_json::from_value(payload)?, context).await;
     }
-    let time = time_left(&event.context);
-    direct_outcome(match VerifyEvidence::parse(event.payload.get()) {
+    let time = time_left(&context);
+    direct_outcome(match VerifyEvidence::parse(&payload.to_string()) {
         Ok(command) => with_retry(app, time, || command.execute(app, time)).await,
         Err(errors) => Err(Refusal::Operation(errors.into())),
     })
@@ -55,11 +55,16 @@ async fn dispatch(app: &App, event: LambdaEvent<Box<RawValue>>) -> std::result::
 
 async fn answer(app: &App, request: Request) -> Result {
     let (runner, client) = app.runner(&request).await?;
-    // A body may take a second to verify and a refusal is written to the audit log: neither for a revoked key.
-    check_runner(&client, &runner).await?;
-    let run_id = request.run_id()?;
     let body = request.body()?;
-    let submitted = parse_body(&body, SubmitRequest::parse)?;
+    // A body may take a second to verify and a refusal is written to the audit log: neither for a revoked key.
+    // Parsing takes about as long as this check. It starts once the connection has sent that.
+    let (allowed, submitted) = tokio::join!(check_runner(&client, &runner), async {
+        yield_now().await;
+        parse_body(&body, SubmitRequest::parse)
+    });
+    allowed?;
+    let run_id = request.run_id()?;
+    let submitted = submitted?;
     let service = app.public_url(&request)?;
     let outcome = accept(app, &service, &client, &runner, run_id, &submitted).await;
     if let Err(Refusal::Operation(error)) = &outcome {

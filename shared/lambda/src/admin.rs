@@ -48,7 +48,9 @@ pub async fn answer<C: Command>(app: &App, request: Request) -> crate::Result {
 /// Serves one event.
 pub async fn dispatch<C: Command>(app: &App, event: LambdaEvent<Box<RawValue>>) -> Result<Value, Error> {
     if is_http(&event)? {
-        return serve_http(app, answer::<C>, event).await;
+        // `lambda_http::request::from_str` copies the event first, to try several kinds of it.
+        let payload = serde_json::from_str(event.payload.get())?;
+        return serve_http(app, answer::<C>, payload, event.context).await;
     }
     let admin = Admin::from_iam_principal(format!("{DIRECT} {}", event.context.request_id));
     let outcome = match C::from_payload(event.payload.get()) {

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use lambda_http::lambda_runtime::LambdaEvent;
 use lambda_http::request::LambdaRequest;
-use lambda_http::{Body, Error, RequestExt, Response};
+use lambda_http::{Body, Context, Error, RequestExt, Response};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -38,18 +38,26 @@ pub fn is_http(event: &LambdaEvent<Box<RawValue>>) -> Result<bool, Error> {
 pub async fn serve_http<A, H, F>(
     app: A,
     handler: H,
-    event: LambdaEvent<Box<RawValue>>,
+    payload: ApiGatewayV2httpRequest,
+    context: Context,
 ) -> Result<Value, Error>
 where
     A: std::ops::Deref<Target = App> + Copy,
     H: Fn(A, Request) -> F,
     F: Future<Output = crate::Result>,
 {
-    // `lambda_http::request::from_str` copies the event first, to try several kinds of it.
-    let payload: ApiGatewayV2httpRequest = serde_json::from_str(event.payload.get())?;
-    let request = lambda_http::Request::from(LambdaRequest::ApiGatewayV2(payload));
-    let request = request.with_lambda_context(event.context);
+    let request = http_request(payload).with_lambda_context(context);
     as_gateway_response(respond(app, handler, request).await?)
+}
+
+/// Converts an event to a request. Moves a body of text, which `lambda_http` would copy.
+fn http_request(mut payload: ApiGatewayV2httpRequest) -> lambda_http::Request {
+    let text = if payload.is_base64_encoded { None } else { payload.body.take() };
+    let mut request = lambda_http::Request::from(LambdaRequest::ApiGatewayV2(payload));
+    if let Some(text) = text {
+        *request.body_mut() = Body::Text(text);
+    }
+    request
 }
 
 /// Returns the outcome of a direct invocation: a refusal is returned as a problem document, and only a server error

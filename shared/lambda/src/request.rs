@@ -148,17 +148,17 @@ impl Request {
 
     /// Returns the body as text, inflated if it is gzip-encoded.
     pub fn body(&self) -> Result<Cow<'_, str>, Refusal> {
-        let received: &[u8] = match self.received.body() {
-            Body::Text(text) => text.as_bytes(),
-            Body::Binary(bytes) => bytes,
-            _ => &[],
-        };
+        let body = self.received.body();
+        let received: &[u8] = body;
         if received.len() > RECEIVED_MAX {
             return Err(Refusal::TooLarge { size: Some(received.len()), limit: RECEIVED_MAX });
         }
         let bytes = match self.header("content-encoding").map(str::trim) {
             None | Some("" | "identity") => {
-                return Ok(Cow::Borrowed(str::from_utf8(received).map_err(invalid_utf8)?));
+                return Ok(Cow::Borrowed(match body {
+                    Body::Text(text) => text,
+                    _ => str::from_utf8(received).map_err(invalid_utf8)?,
+                }));
             }
             Some(encoding) if encoding.eq_ignore_ascii_case("gzip") => inflate(received)?,
             Some(_) => return Err(Refusal::EncodingUnsupported),
