@@ -1,11 +1,11 @@
 //! Readers for single members of a result. Each reports an invalid value with the member's pointer.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use serde::Deserialize;
-use serde::Deserializer as _;
-use serde::de::{SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{FailureCode, RunStatus};
@@ -54,16 +54,66 @@ pub(super) fn required_object<'a, T: Deserialize<'a>>(
     object(raw?.get(), pointer, errors)
 }
 
-/// Calls `element` with each element of a required list and its pointer, and returns the list's length. Streams
-/// the elements, so that memory does not grow with the length.
-pub(super) fn for_each_element<'a>(
+/// An element of a list: its members if it is an object, so that a list is read in one pass.
+struct Element<T>(Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Element<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+            type Value = Element<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON value")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Self::Value, M::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|members| Element(Some(members)))
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut elements: S) -> Result<Self::Value, S::Error> {
+                while elements.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Element(None))
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(Element(None))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+                Ok(Element(None))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+                Ok(Element(None))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+                Ok(Element(None))
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+                Ok(Element(None))
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Element(None))
+            }
+        }
+        deserializer.deserialize_any(Object(PhantomData))
+    }
+}
+
+/// Calls `element` with the members and the pointer of each object in a required list, reports the other elements,
+/// and returns the list's length. Streams the elements, so that memory does not grow with the length.
+pub(super) fn for_each_object<'a, T: Deserialize<'a>>(
     list: Raw<'a>,
     pointer: &str,
     errors: &mut FieldErrors,
-    mut element: impl FnMut(&'a RawValue, &str, &mut FieldErrors),
+    mut element: impl FnMut(T, &str, &mut FieldErrors),
 ) -> Option<usize> {
-    struct Elements<F>(F);
-    impl<'de, F: FnMut(usize, &'de RawValue)> Visitor<'de> for Elements<F> {
+    struct Elements<T, F>(F, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, F: FnMut(usize, Option<T>)> Visitor<'de> for Elements<T, F> {
         type Value = usize;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,8 +122,8 @@ pub(super) fn for_each_element<'a>(
 
         fn visit_seq<S: SeqAccess<'de>>(mut self, mut elements: S) -> Result<usize, S::Error> {
             let mut length = 0;
-            while let Some(element) = elements.next_element()? {
-                (self.0)(length, element);
+            while let Some(Element(members)) = elements.next_element()? {
+                (self.0)(length, members);
                 length += 1;
             }
             Ok(length)
@@ -83,7 +133,14 @@ pub(super) fn for_each_element<'a>(
         errors.push(pointer, "is required");
         return None;
     };
-    let elements = Elements(|index, raw: &'a RawValue| element(raw, &format!("{pointer}/{index}"), errors));
+    let each = |index: usize, members: Option<T>| {
+        let pointer = format!("{pointer}/{index}");
+        match members {
+            Some(members) => element(members, &pointer, errors),
+            None => errors.push(pointer, "must be a JSON object"),
+        }
+    };
+    let elements = Elements(each, PhantomData);
     let length = serde_json::Deserializer::from_str(list.get()).deserialize_seq(elements).ok();
     if length.is_none() {
         errors.push(pointer, "must be a list");

@@ -27,7 +27,7 @@ use crate::results::binding::Binding;
 use crate::results::canonical_json::CanonicalJson;
 
 use hardware::read_hardware;
-use members::{At, Raw, for_each_element, object, required_object, required_text, status};
+use members::{At, Raw, for_each_object, object, required_object, required_text, status};
 use records::read_records;
 use scores::{compare_scores, push_difference, read_model_scores, score_models};
 
@@ -261,10 +261,7 @@ fn read_ids(list: Raw<'_>, pointer: &str, gguf: Gguf, errors: &mut FieldErrors) 
     }
     let mut ids = Vec::new();
     let mut unique = HashSet::new();
-    let length = for_each_element(list, pointer, errors, |entry, pointer, errors| {
-        let Some(entry) = object::<Entry<'_>>(entry.get(), pointer, errors) else {
-            return;
-        };
+    let length = for_each_object(list, pointer, errors, |entry: Entry<'_>, pointer, errors| {
         if gguf == Gguf::Required {
             required_text(entry.gguf, At(pointer, "gguf"), errors);
         }

@@ -4,11 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::members::{
-    ANY_NUMBER, At, DATABASE_INTEGER, Raw, failure_code, for_each_element, number, object, required_text,
-    text,
+    ANY_NUMBER, At, DATABASE_INTEGER, Raw, failure_code, for_each_object, number, required_text, text,
 };
 use super::{Axes, FailureCode};
 use crate::field_error::{FieldErrors, quote};
@@ -44,10 +42,8 @@ pub(crate) struct Cell {
 pub(super) fn read_records(records: Raw<'_>, axes: &Axes<'_>, errors: &mut FieldErrors) -> Vec<Record> {
     let mut accepted = Vec::new();
     let mut cells = HashSet::new();
-    let mut read_one = |record: &RawValue, pointer: &str, errors: &mut FieldErrors| {
-        let Some(record) = read_record(record, axes, pointer, errors) else {
-            return;
-        };
+    let read_one = |members: RecordMembers<'_>, pointer: &str, errors: &mut FieldErrors| {
+        let record = read_record(&members, axes, pointer, errors);
         if let Some(Cell { task, prompt, model, .. }) = record.cell
             && !cells.insert((task, prompt, model))
         {
@@ -56,7 +52,7 @@ pub(super) fn read_records(records: Raw<'_>, axes: &Axes<'_>, errors: &mut Field
         accepted.push(record);
     };
     if records.is_some() {
-        for_each_element(records, "/records", errors, &mut read_one);
+        for_each_object(records, "/records", errors, read_one);
     }
     accepted
 }
@@ -104,12 +100,11 @@ struct RecordMembers<'a> {
 }
 
 fn read_record(
-    record: &RawValue,
+    members: &RecordMembers<'_>,
     axes: &Axes<'_>,
     pointer: &str,
     errors: &mut FieldErrors,
-) -> Option<Record> {
-    let members: RecordMembers<'_> = object(record.get(), pointer, errors)?;
+) -> Record {
     let at = |name| At(pointer, name);
     // No score or metric uses these members, but each must be a number if present.
     for (name, raw) in [
@@ -124,8 +119,8 @@ fn read_record(
         number(raw, at(name), ANY_NUMBER, errors);
     }
     let flops = members.flops_per_token_theoretical;
-    Some(Record {
-        cell: read_cell(&members, axes, pointer, errors),
+    Record {
+        cell: read_cell(members, axes, pointer, errors),
         peak_vram_mb: number(members.peak_vram_mb, at("peak_vram_mb"), DATABASE_INTEGER, errors),
         tokens_per_second: number(
             members.tokens_per_second,
@@ -134,7 +129,7 @@ fn read_record(
             errors,
         ),
         flops_per_token: number(flops, at("flops_per_token_theoretical"), FLOPS_PER_TOKEN, errors),
-    })
+    }
 }
 
 /// Reads the record's cell. Returns `None` for a record of the floor suite, whose task and prompt are not in the

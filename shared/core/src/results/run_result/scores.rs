@@ -6,9 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::members::{
-    ANY_NUMBER, At, Raw, failure_code, for_each_element, number, object, required_text, status,
-};
+use super::members::{ANY_NUMBER, At, Raw, failure_code, for_each_object, number, required_text, status};
 use super::records::{Cell, Record, position};
 use super::{Axes, FailureCode, RunStatus};
 use crate::field_error::{FieldErrors, quote};
@@ -95,8 +93,8 @@ pub(super) fn read_model_scores(
     scores?;
     let mut stated = Vec::new();
     let mut models = HashSet::new();
-    for_each_element(scores, "/model_scores", errors, |score, pointer, errors| {
-        let Some(score) = read_model_score(score, axes, pointer, errors) else {
+    for_each_object(scores, "/model_scores", errors, |members, pointer, errors| {
+        let Some(score) = read_model_score(members, axes, pointer, errors) else {
             return;
         };
         if !models.insert(score.model) {
@@ -107,30 +105,30 @@ pub(super) fn read_model_scores(
     Some(stated)
 }
 
+#[derive(Deserialize)]
+struct ScoreMembers<'a> {
+    #[serde(borrow)]
+    model_id: Raw<'a>,
+    #[serde(borrow)]
+    status: Raw<'a>,
+    #[serde(borrow)]
+    cells_total: Raw<'a>,
+    #[serde(borrow)]
+    cells_attempted: Raw<'a>,
+    #[serde(borrow)]
+    completeness: Raw<'a>,
+    #[serde(borrow)]
+    partial_score: Raw<'a>,
+    #[serde(borrow, default, deserialize_with = "explicit_null")]
+    dominant_failure_code: Option<&'a RawValue>,
+}
+
 fn read_model_score(
-    score: &RawValue,
+    members: ScoreMembers<'_>,
     axes: &Axes<'_>,
     pointer: &str,
     errors: &mut FieldErrors,
 ) -> Option<StatedScore> {
-    #[derive(Deserialize)]
-    struct Members<'a> {
-        #[serde(borrow)]
-        model_id: Raw<'a>,
-        #[serde(borrow)]
-        status: Raw<'a>,
-        #[serde(borrow)]
-        cells_total: Raw<'a>,
-        #[serde(borrow)]
-        cells_attempted: Raw<'a>,
-        #[serde(borrow)]
-        completeness: Raw<'a>,
-        #[serde(borrow)]
-        partial_score: Raw<'a>,
-        #[serde(borrow, default, deserialize_with = "explicit_null")]
-        dominant_failure_code: Option<&'a RawValue>,
-    }
-    let members: Members<'_> = object(score.get(), pointer, errors)?;
     let at = |name| At(pointer, name);
     let model_id = required_text(members.model_id, at("model_id"), errors);
     let model = position(model_id, &axes.models, at("model_id"), "config.models", errors);
