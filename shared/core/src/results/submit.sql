@@ -152,8 +152,9 @@ BEGIN
     VALUES (p_submission_id, p_queue_id, p_run_id, p_claim_id, p_runner_id, p_sha256, p_signer_kind, p_signer,
             p_signer_issuer, p_verified_times, p_trust_root_sha256, p_run_status, p_late, p_bound,
             p_metrics, p_receipt, p_submitted_at);
+    -- By subscript, because unnest copies every file once more, into a tuplestore.
     INSERT INTO submission_files (submission_id, name, content)
-    SELECT p_submission_id, f.name, f.content FROM unnest(p_file_names, p_file_contents) AS f(name, content);
+    SELECT p_submission_id, p_file_names[i], p_file_contents[i] FROM generate_subscripts(p_file_names, 1) AS i;
 
     INSERT INTO run_model_metrics AS x (run_id, prompt_id, model_id, score, pass_fail, failure_reason,
                                         gflops_per_token, failure_detail)
