@@ -81,16 +81,7 @@ async fn refusals_of_a_key_write_twenty_entries_an_hour_of_each_kind() {
     assert_eq!(marked.iter().position(|marked| *marked), Some(19), "the last says that there may be more");
     assert_eq!(refuse(&hostile, &Error::RunMismatch { signed: "x".to_owned() }).await, 21, "another kind");
     assert_eq!(refuse(&other, &forged).await, 22, "another key");
-    database
-        .owner()
-        .await
-        .batch_execute(
-            "ALTER TABLE audit_log DISABLE TRIGGER USER; \
-             UPDATE audit_log SET at = at - interval '61 min'; \
-             ALTER TABLE audit_log ENABLE TRIGGER USER",
-        )
-        .await
-        .unwrap();
+    fixture::age_audit_log(&database.owner().await).await;
     assert_eq!(refuse(&hostile, &forged).await, 23, "an hour later there is room again");
 }
 

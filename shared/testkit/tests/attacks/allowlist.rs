@@ -1,6 +1,6 @@
 //! Keys that are not, no longer or not yet on the allowlist.
 
-use bakeoff_testkit::fixture::Machine;
+use bakeoff_testkit::fixture::{self, Machine};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -143,15 +143,7 @@ async fn a_flood_of_registrations_with_unknown_keys_fills_the_audit_log() {
         assert_eq!(target.count(nothing).await, 0, "{nothing}");
     }
     // An hour later there is room again.
-    let owner = target.database.owner().await;
-    owner
-        .batch_execute(
-            "ALTER TABLE audit_log DISABLE TRIGGER USER; \
-             UPDATE audit_log SET at = at - interval '61 min'; \
-             ALTER TABLE audit_log ENABLE TRIGGER USER",
-        )
-        .await
-        .unwrap();
+    fixture::age_audit_log(&target.database.owner().await).await;
     target.registration(&one).send(&target).await.refused(403, "key_not_allowed", "an hour later");
     assert_eq!(target.count(refused).await, 101);
 }
